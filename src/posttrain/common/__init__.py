@@ -1,0 +1,1 @@
+"""What every room uses: errors, strict configs, the registry, the step seam, whole-file writes, progress."""

@@ -1,0 +1,99 @@
+"""Strict, frozen configs: unknown keys are refused with the nearest valid name, every default lives on its class."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from posttrain.common.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every config. Frozen, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True
+    )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Marks a field that cannot change the result (devices, logging, budgets of memory): left out of a step's key."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks a field that names an input: `@step`, `@step/file`, a local path, a hub id, or a registered name.
+
+    kind: "data" or "model"; a local path is hashed by content, a hub id by revision, a registered name as text.
+    """
+
+    kind: str
+
+
+DataRef = Annotated[str, Input("data")]
+ModelRef = Annotated[str, Input("model")]
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parse(cls: type[C], data: Mapping[str, Any], where: str) -> C:
+    """Build `cls` from plain data; `where` (a file, a step, an option) opens every message.
+
+    Raises ConfigError with one line a mistake, naming the nearest valid key for an unknown one.
+    """
+    try:
+        return cls.model_validate(dict(data))
+    except ValidationError as e:
+        lines = [_explain(cls, error) for error in e.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """A hint for a name that is not among `valid`: the nearest one, else the whole list."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else "valid names: " + ", ".join(sorted(valid))
+
+
+def _explain(cls: type[BaseModel], error: Any) -> str:
+    loc = [str(part) for part in error["loc"]]
+    dotted = ".".join(loc)
+    if error["type"] == "extra_forbidden":
+        owner = _model_at(cls, loc[:-1])
+        valid = list(owner.model_fields) if owner else []
+        hint = f" ({nearest(loc[-1], valid)})" if valid else ""
+        return f"unknown key '{dotted}'{hint}"
+    if error["type"] == "missing":
+        return f"'{dotted}' is missing"
+    if error["type"] == "value_error":
+        message = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
+        return f"'{dotted}': {message}" if dotted else message
+    return f"'{dotted}': {error['msg'].lower()}, got {error['input']!r}"
+
+
+def _model_at(cls: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
+    """The model class that owns the key at `loc`, looking through Optional, unions and lists."""
+    current: type[BaseModel] | None = cls
+    for part in loc:
+        if current is None:
+            return None
+        if part in current.model_fields:
+            current = _find_model(current.model_fields[part].annotation)
+        # a list index or a union's tag: stay where we are
+    return current
+
+
+def _find_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, Annotated):
+        for arg in get_args(annotation):
+            found = _find_model(arg)
+            if found:
+                return found
+    return None

@@ -1,0 +1,37 @@
+"""The seam between the rooms and the flow: a step is a config, a function and a version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.common.config import Config
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where one run of a step writes.
+
+    out: the artifact's folder; it may hold leftovers of a killed run, which the step overwrites.
+    state: scratch that survives a kill and is deleted once the artifact is whole.
+    label: what progress bars call the step.
+    """
+
+    out: Path
+    state: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb. `run` writes into `ctx.out` and returns a JSON-able summary for the manifest.
+
+    version: raise it when the step's code changes what it produces; it is part of the key.
+    """
+
+    name: str
+    config: type[Config]
+    run: Callable[[Any, StepContext], dict[str, Any]]
+    version: int = 1
