@@ -1,0 +1,69 @@
+"""The seam to whatever writes responses: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from posttrain.common.config import Config
+
+
+class SamplingParams(Config):
+    """How responses are drawn.
+
+    n: responses a prompt. temperature: 0 is greedy. The filters apply after the temperature, in this order:
+    top_k keeps the k likeliest tokens, top_p the smallest set of likeliest tokens that holds this probability,
+    min_p the tokens with at least this share of the likeliest one's probability (arXiv:2407.01082).
+    stop: strings that end a response once they stand in its decoded text; the response keeps the tokens up to
+    and with the one that completed the string. The model's own stop tokens always end a response.
+    seed: with the same seed, the response to prompt i, sample j is the same whatever else is in the batch, as
+    far as floating point allows.
+    """
+
+    n: int = Field(1, ge=1)
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float | None = Field(None, gt=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    @field_validator("stop")
+    @classmethod
+    def _said(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text for text in stop):
+            raise ValueError("an empty stop string would end every response at once")
+        return stop
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response.
+
+    token_ids: what was sampled, the stop token included; never empty.
+    logps: natural-log probability of each token under the distribution it was sampled from, that is after
+    temperature and filters; greedy decoding samples from a point mass, so there it is 0.
+    finish: "stop" where the writer ended it, "length" where max_new_tokens or the model's length cut it off.
+    """
+
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finish: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Writes responses to token-id prompts."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str = "sample"
+    ) -> list[list[Completion]]:
+        """Return `params.n` completions for each prompt, in the order of `prompts`.
+
+        label: what the progress bar calls the work. Raises ConfigError for a prompt that is empty or leaves
+        the model no room to answer.
+        """
+        ...
