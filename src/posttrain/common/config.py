@@ -50,8 +50,13 @@ def parse(cls: type[C], data: Mapping[str, Any], where: str) -> C:
     try:
         return cls.model_validate(dict(data))
     except ValidationError as e:
-        lines = [_explain(cls, error) for error in e.errors()]
+        lines = [message for _, message in mistakes(cls, e)]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def mistakes(cls: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """Each mistake of a failed validation of `cls` as (path of the field, message in the user's words)."""
+    return [(tuple(str(part) for part in e["loc"]), _explain(cls, e)) for e in error.errors()]
 
 
 def nearest(name: str, valid: list[str]) -> str:
