@@ -1,0 +1,158 @@
+"""Attention in which each branch sees its own path, plugged into Hugging Face models by name.
+
+`install(hf)` points a model at the implementation "forest". Called with a forest's layout it attends along paths;
+called without one (generation, plain use) it is transformers' own SDPA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from posttrain.models.layout import Layout, visible
+
+NAME = "forest"
+
+
+class PathAttention(torch.autograd.Function):
+    """Softmax attention job by job on the CPU, scores recomputed in backward (memory linear in tokens).
+
+    Plain batched matrix products are 2.5 to 5 times as fast here as the fused CPU kernel, whose bf16 backward does not
+    use the matrix instructions (docs/dev-log.md). Softmax and all sums are float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,  # [H, T, D]
+        key: Tensor,  # [G, T, D], H a multiple of G
+        value: Tensor,  # [G, T, E]
+        layout: Layout,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:  # [T, H, E]
+        heads, total, _ = query.shape
+        groups = key.shape[0]
+        out = query.new_empty(total, heads, value.shape[-1])
+        norms = []
+        for i, job in enumerate(layout.jobs()):
+            rows = job.stop - job.start
+            k, v = _gather(key, job.keys), _gather(value, job.keys)
+            q = query[:, job.start : job.stop].reshape(groups, -1, query.shape[-1])
+            scores = _scores(q, k, scale, layout.mask(i, window), rows)
+            norm = scores.logsumexp(-1, keepdim=True)
+            probs = scores.sub_(norm).exp_().to(v.dtype)
+            answer = torch.bmm(probs, v).view(heads, rows, -1)
+            out[job.start : job.stop] = answer.transpose(0, 1)
+            norms.append(norm)
+        ctx.save_for_backward(query, key, value, out, *norms)
+        ctx.layout, ctx.scale, ctx.window = layout, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, out, *norms = ctx.saved_tensors
+        layout: Layout = ctx.layout
+        heads, _, width = query.shape
+        groups = key.shape[0]
+        grad_query = torch.empty_like(query)
+        grad_key = torch.zeros_like(key, dtype=torch.float32)
+        grad_value = torch.zeros_like(value, dtype=torch.float32)
+        along = (grad_out.float() * out.float()).sum(-1).t()  # [H, T]
+        for i, job in enumerate(layout.jobs()):
+            rows = job.stop - job.start
+            k, v = _gather(key, job.keys), _gather(value, job.keys)
+            q = query[:, job.start : job.stop].reshape(groups, -1, width)
+            grad = grad_out[job.start : job.stop].transpose(0, 1).reshape(groups, -1, v.shape[-1])
+            delta = along[:, job.start : job.stop].reshape(groups, -1, 1)
+            probs = _scores(q, k, ctx.scale, layout.mask(i, ctx.window), rows).sub_(norms[i]).exp_()
+            _scatter_add(grad_value, job.keys, torch.bmm(probs.to(v.dtype).transpose(1, 2), grad))
+            slope = torch.bmm(grad, v.transpose(1, 2)).float().sub_(delta).mul_(probs).mul_(ctx.scale).to(q.dtype)
+            grad_query[:, job.start : job.stop] = torch.bmm(slope, k).view(heads, rows, width)
+            _scatter_add(grad_key, job.keys, torch.bmm(slope.transpose(1, 2), q))
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _gather(x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
+    """Rows of x [G, T, D] in the given ranges; a view where there is only one."""
+    parts = [x[:, a:b] for a, b in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _scatter_add(total: Tensor, ranges: tuple[tuple[int, int], ...], x: Tensor) -> None:
+    """Add x [G, K, D] into total [G, T, D] at the given ranges."""
+    at = 0
+    for a, b in ranges:
+        total[:, a:b] += x[:, at : at + b - a]
+        at += b - a
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, rows: int) -> Tensor:
+    """Scaled, masked scores in float32: [G, (H/G) * rows, K]."""
+    scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
+    if mask is not None:
+        scores.view(q.shape[0], -1, rows, k.shape[1]).add_(mask)
+    return scores
+
+
+def forest_attention(
+    module: nn.Module,
+    query: Tensor,  # [1, H, T, D]
+    key: Tensor,  # [1, G, T, D]
+    value: Tensor,  # [1, G, T, E]
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    forest: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer; `forest` arrives through the model's keyword arguments."""
+    if forest is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    unknown = [name for name in ("softcap", "s_aux", "position_bias", "head_mask") if kwargs.get(name) is not None]
+    if unknown or dropout:
+        raise NotImplementedError(f"forest attention has no {', '.join(unknown) or 'dropout'}")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if query.device.type == "cuda":
+        return _flex(query, key, value, forest, scale, sliding_window), None
+    out = PathAttention.apply(
+        query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), forest, scale, sliding_window
+    )
+    return out.unsqueeze(0), None
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    """FlexAttention over the same visibility rule: [1, T, H, E]."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = _compiled_flex() if q.device.type == "cuda" else flex_attention
+    mask = layout.block_mask(window)
+    out = compiled(q, k, v, block_mask=mask, scale=scale, enable_gqa=k.shape[1] != q.shape[1])
+    return out.transpose(1, 2)
+
+
+_FLEX: list[Any] = []
+
+
+def _compiled_flex() -> Any:
+    if not _FLEX:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _FLEX.append(torch.compile(flex_attention, dynamic=True))
+    return _FLEX[0]
+
+
+def install(hf: PreTrainedModel) -> None:
+    """Point a loaded model at forest attention where its architecture takes pluggable attention; else leave it."""
+    AttentionInterface.register(NAME, forest_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    if getattr(hf, "_supports_attention_backend", False) or getattr(hf, "_supports_sdpa", False):
+        hf.set_attn_implementation(NAME)

@@ -1,0 +1,147 @@
+"""The one forward of every method: a forest in, float32 log-probs, values and scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.common.progress import progress
+from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
+from posttrain.models.logprobs import from_logits, token_logps
+
+if TYPE_CHECKING:
+    from posttrain.models.load import Model
+
+LOGPS, ENTROPY, VALUES, SCORES = "logps", "entropy", "values", "scores"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward was asked for, all float32; None for what was not.
+
+    logps, entropy, values: [N], one a wanted token (values at the token that predicts it). scores: [B, k] at branch ends.
+    """
+
+    logps: Tensor | None = None
+    entropy: Tensor | None = None
+    values: Tensor | None = None
+    scores: Tensor | None = None
+
+
+def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS})) -> Output:
+    """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same result)."""
+    if not model.forest:
+        return _by_rows(model, forest, needs)
+    hidden = trunk(model.hf)(
+        input_ids=forest.tokens[None],
+        position_ids=forest.positions[None],
+        use_cache=False,
+        forest=forest.layout,
+    ).last_hidden_state[0]
+    logps = entropy = None
+    if LOGPS in needs or ENTROPY in needs:
+        logps, entropy = token_logps(
+            hidden[forest.sources],
+            causal_lm(model.hf).get_output_embeddings(),
+            forest.targets,
+            entropies=ENTROPY in needs,
+            softcap=getattr(model.hf.config, "final_logit_softcapping", None),
+        )
+    return Output(
+        logps,
+        entropy,
+        _apply_head(model.value_head, hidden[forest.sources]).squeeze(-1) if VALUES in needs else None,
+        _apply_head(model.reward_head, hidden[forest.tails]) if SCORES in needs else None,
+    )
+
+
+def _apply_head(head: nn.Linear | None, hidden: Tensor) -> Tensor:
+    """A scalar head in float32: [n, H] -> [n, k]."""
+    if head is None:
+        raise ValueError("this model has no such head")
+    return nn.functional.linear(hidden.float(), head.weight.float())
+
+
+def causal_lm(hf: nn.Module) -> nn.Module:
+    """The Hugging Face causal LM inside a LoRA wrapper, or itself."""
+    return hf.get_base_model() if hasattr(hf, "get_base_model") else hf
+
+
+def trunk(hf: nn.Module) -> nn.Module:
+    """The decoder without its LM head; LoRA layers stay in place."""
+    return causal_lm(hf).base_model
+
+
+def _by_rows(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
+    """The dense fallback: each branch a row of its own through the model's own forward."""
+    logps: dict[int, Tensor] = {}
+    entropy: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
+    scores = []
+    ids = forest.token_of.split(torch.bincount(forest.branch_of, minlength=forest.branches).tolist())
+    for path, wanted in zip(paths_of(forest), ids, strict=True):
+        row = forest.tokens[path][None]
+        fresh = [n for n in wanted.tolist() if n not in logps]
+        if fresh and (LOGPS in needs or ENTROPY in needs):
+            at = torch.searchsorted(path, forest.sources[fresh])
+            logits = causal_lm(model.hf)(input_ids=row, use_cache=False).logits[0, at].float()
+            row_logps, row_entropy = from_logits(logits, forest.targets[fresh])
+            logps.update(zip(fresh, row_logps, strict=True))
+            entropy.update(zip(fresh, row_entropy, strict=True))
+        if VALUES in needs or SCORES in needs:
+            hidden = trunk(model.hf)(input_ids=row, use_cache=False).last_hidden_state[0]
+            if SCORES in needs:
+                scores.append(_apply_head(model.reward_head, hidden[-1]))
+            if VALUES in needs and fresh:
+                at = torch.searchsorted(path, forest.sources[fresh])
+                values.update(zip(fresh, _apply_head(model.value_head, hidden[at]).squeeze(-1), strict=True))
+    count = len(forest.targets)
+    return Output(
+        _in_order(logps, count) if LOGPS in needs else None,
+        _in_order(entropy, count) if ENTROPY in needs else None,
+        _in_order(values, count) if VALUES in needs else None,
+        torch.stack(scores) if SCORES in needs else None,
+    )
+
+
+def _in_order(by_index: dict[int, Tensor], count: int) -> Tensor:
+    return torch.stack([by_index[n] for n in range(count)]) if count else torch.zeros(0)
+
+
+def score_trees(
+    model: Model,
+    trees: Sequence[Tree],
+    needs: frozenset[str] = frozenset({LOGPS}),
+    *,
+    budget: int = 4096,
+    label: str = "",
+) -> Iterator[tuple[int, Forest, Output]]:
+    """Forward many trees without gradient, longest first; yields (index of the tree, its forest, its output on the CPU).
+
+    budget: tokens of one forward. Every tree comes out once, in an order of the function's choosing.
+    """
+    order = sorted(range(len(trees)), key=lambda i: -trees[i].size)
+    device = next(model.hf.parameters()).device
+    with torch.no_grad(), progress(label or "score", len(trees), "rows") as bar:
+        for group in pack([trees[i].size for i in order], budget):
+            chosen = [order[g] for g in group]
+            together = plant([trees[i] for i in chosen])
+            out = forward(model, together.to(device), needs)
+            tokens = branches = 0
+            for i in chosen:
+                alone = plant([trees[i]])
+                n, b = len(alone.targets), alone.branches
+                yield i, alone, _slice(out, slice(tokens, tokens + n), slice(branches, branches + b))
+                tokens, branches = tokens + n, branches + b
+            bar.advance(len(chosen))
+
+
+def _slice(out: Output, tokens: slice, branches: slice) -> Output:
+    def cut(x: Tensor | None, part: slice) -> Tensor | None:
+        return None if x is None else x[part].cpu()
+
+    return Output(cut(out.logps, tokens), cut(out.entropy, tokens), cut(out.values, tokens), cut(out.scores, branches))

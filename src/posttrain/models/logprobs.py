@@ -1,0 +1,109 @@
+"""Log-probs of wanted tokens in chunks, so that the [tokens, vocabulary] matrix never exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 8_000_000  # logits held at once: 32 MB of float32, which a laptop's last-level cache about holds
+
+
+class HeadLogps(torch.autograd.Function):
+    """logp[i] = log softmax(h_i W^T + b)[target_i] and its entropy; logits are made again in backward.
+
+    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,  # [N, H]
+        weight: Tensor,  # [V, H]
+        bias: Tensor | None,  # [V]
+        targets: Tensor,  # [N]
+        entropies: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # [N], [N] float32
+        total = len(targets)
+        logps = hidden.new_empty(total, dtype=torch.float32)
+        norms = torch.empty_like(logps)
+        entropy = torch.empty_like(logps) if entropies else None
+        for rows in _chunks(total, weight.shape[0]):
+            logits = nn.functional.linear(hidden[rows], weight, bias).float()
+            norms[rows] = logits.logsumexp(-1)
+            logps[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - norms[rows]
+            if entropy is not None:
+                logq = logits.sub_(norms[rows, None])
+                entropy[rows] = -(logq.exp() * logq).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, norms, entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, norms, entropy = ctx.saved_tensors
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
+        for rows in _chunks(len(targets), weight.shape[0]):
+            logq = nn.functional.linear(hidden[rows], weight, bias).float().sub_(norms[rows, None])
+            slope = _slope(logq, grad[rows], entropy, grad_entropy, rows)
+            slope.scatter_add_(1, targets[rows, None], grad[rows, None])
+            if grad_bias is not None:
+                grad_bias += slope.sum(0)
+            slope = slope.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight.addmm_(slope.t(), hidden[rows])
+        return grad_hidden, grad_weight, grad_bias.to(bias.dtype) if grad_bias is not None else None, None, None
+
+
+def _slope(logq: Tensor, grad: Tensor, entropy: Tensor | None, grad_entropy: Tensor | None, rows: slice) -> Tensor:
+    """d loss / d logits but for the onehot part; takes over the memory of `logq` where it can."""
+    if entropy is None or grad_entropy is None:
+        return logq.exp_().mul_(-grad[:, None])
+    factor = logq.add(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad[:, None])
+    return logq.exp_().mul_(factor.neg_())
+
+
+def _chunks(total: int, width: int) -> list[slice]:
+    step = max(16, CHUNK // width)
+    return [slice(a, min(a + step, total)) for a in range(0, total, step)]
+
+
+def token_logps(
+    hidden: Tensor,  # [N, H]
+    head: nn.Module,
+    targets: Tensor,  # [N]
+    *,
+    entropies: bool = False,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor | None]:  # [N] float32, [N] float32 or None
+    """Log-probs of `targets` under the head. softcap: z -> c tanh(z / c), as Gemma's final logits have."""
+    if type(head) is nn.Linear and softcap is None:
+        return HeadLogps.apply(hidden, head.weight, head.bias, targets, entropies)
+
+    def chunk(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(h).float()
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return from_logits(logits, t)
+
+    width = head.weight.shape[0] if isinstance(getattr(head, "weight", None), Tensor) else 32_000
+    parts = [
+        checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False) for rows in _chunks(len(targets), width)
+    ]
+    if not parts:
+        empty = hidden.new_zeros(0, dtype=torch.float32)
+        return empty, empty if entropies else None
+    logps = torch.cat([part[0] for part in parts])
+    return logps, torch.cat([part[1] for part in parts]) if entropies else None
+
+
+def from_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probs [N] of targets [N] and entropies [N] from float32 logits [N, V]."""
+    logq = logits.log_softmax(-1)
+    return logq.gather(-1, targets[:, None]).squeeze(-1), -(logq.exp() * logq).sum(-1)
