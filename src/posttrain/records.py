@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
@@ -52,17 +53,22 @@ class Message(Record):
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
+_DAMAGE = re.compile("[\x00\ufffd\ud800-\udfff]")
+
+
 def check_text(text: str) -> None:
     """Raise ValueError for text that was damaged on its way: NULs, lone surrogates, replacement characters."""
-    if "\x00" in text:
-        raise ValueError(f"a NUL character at position {text.index(chr(0))}")
-    if "\ufffd" in text:
+    found = _DAMAGE.search(text)
+    if not found:
+        return
+    position, char = found.start(), found.group()
+    if char == "\x00":
+        raise ValueError(f"a NUL character at position {position}")
+    if char == "\ufffd":
         raise ValueError(
-            f"a U+FFFD replacement character at position {text.index(chr(0xFFFD))}: the text was decoded wrongly"
+            f"a U+FFFD replacement character at position {position}: the text was decoded wrongly"
         )
-    for position, char in enumerate(text):
-        if "\ud800" <= char <= "\udfff":
-            raise ValueError(f"a lone surrogate (half a character) at position {position}")
+    raise ValueError(f"a lone surrogate (half a character) at position {position}")
 
 
 class Provenance(Record):
@@ -89,7 +95,8 @@ class Row(Record):
 class Prompt(Row):
     """Messages that end with a user turn.
 
-    reference: an answer to grade against. tags: use case, language, harm type, split, anything a task needs.
+    reference: an answer to grade against; where several are right, the first, and all of them as a JSON list in
+    tags["references"]. tags: use case, language, harm type, split, anything a task needs.
     """
 
     kind: Literal["prompt"] = "prompt"
@@ -108,6 +115,13 @@ class Prompt(Row):
     def text(self) -> str:
         """The last user turn."""
         return self.messages[-1].text
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every answer that is right; empty where none is known."""
+        if "references" in self.tags:
+            return tuple(json.loads(self.tags["references"]))
+        return () if self.reference is None else (self.reference,)
 
 
 def check_turns(messages: tuple[Message, ...]) -> None:
