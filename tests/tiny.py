@@ -23,7 +23,8 @@ _TEXT = [
     "<think>\nFirst the tens, then the ones.\n</think>\n\nIt is 7.",
 ]
 
-# Small enough that a forward takes milliseconds, uneven enough that a mistake in heads, groups or windows shows.
+# Small enough that a forward takes milliseconds, uneven enough that a mistake in heads, groups or windows
+# shows.
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -134,7 +135,11 @@ def tiny_tokenizer(
             single=single, pair=pair, special_tokens=[(bos, backend.token_to_id(bos))]
         )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=eos, bos_token=bos, pad_token=pad, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        eos_token=eos,
+        bos_token=bos,
+        pad_token=pad,
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = chat_template
     return tokenizer
@@ -149,8 +154,8 @@ def tiny_config(arch: str, **overrides: Any) -> Any:
 def tiny_model(arch: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A float32 causal LM with random weights, in eval mode. `overrides` go into its config.
 
-    Weights are spread more widely than a fresh model's, biases and norms included, so that wrong wiring changes
-    the output visibly.
+    Weights are spread more widely than a fresh model's, biases and norms included, so that wrong wiring
+    changes the output visibly.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
