@@ -1,4 +1,4 @@
-"""Messages to tokens: what is supervised, what a response is, and that a sampled prompt is the trained one."""
+"""Messages to tokens: what is supervised, what a response is, that a sampled prompt is the trained one."""
 
 from __future__ import annotations
 

@@ -49,16 +49,16 @@ class Encoded:
 class ChatTemplate:
     """A tokenizer's chat template.
 
-    override: a named template ("chatml", "plain"), a file, or a template's own text; without one the tokenizer's
-    is used, and where it has none a default with one warning. The tokenizer's `chat_template` is set to what is
-    used. stop_ids: further tokens that end a response (a model's generation config names them).
+    override: a named template ("chatml", "plain"), a file, or a template's own text. Without one the
+    tokenizer's is used, and where it has none a default with one warning. The tokenizer's `chat_template` is
+    set to what is used.
+    stop_ids: further tokens that end a response (a model's generation config names them).
 
     Attributes:
         stop_ids: every token that ends a response; the one the template writes comes first.
-        written_stop: the id of the stop token the template writes after an assistant turn, None where it
-        writes none;
-            then `stop_ids[0]` is put after a response all the same.
-        opening, ending: the text the template writes before and after the words of a last assistant turn.
+        written_stop: the id of the stop token that the template writes after an assistant turn, or None; then
+            `stop_ids[0]` is put after a response all the same.
+        opening, ending: the text that the template writes before and after the words of a last assistant turn.
 
     Raises ConfigError for a template that cannot be found or does not compile.
     """
@@ -164,7 +164,7 @@ class ChatTemplate:
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of a response, without special and stop tokens and what the template itself puts first."""
+        """The words of a response: no special or stop tokens, nor what the template itself puts first."""
         kept = [i for i in ids if i not in self.stop_ids]
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         opening = self.opening if text.startswith(self.opening) else ""
@@ -266,8 +266,8 @@ def _choose(tokenizer: Any, override: str | None) -> str:
     if override in NAMED:
         if override == "chatml" and default_name(tokenizer) != "chatml":
             raise ConfigError(
-                f"chat_template 'chatml' needs the tokens {' and '.join(CHATML_TOKENS)}, which this vocabulary "
-                "lacks: use 'plain', which spells its markers with ordinary tokens"
+                f"chat_template 'chatml' needs the tokens {' and '.join(CHATML_TOKENS)}, which this "
+                "vocabulary lacks: use 'plain', which spells its markers with ordinary tokens"
             )
         return named_template(override, tokenizer)
     if "{" in override:
