@@ -90,7 +90,7 @@ class TextEncoder:
         return self._without_lead(ids, token) if lead else ids
 
     def _find_lead(self) -> tuple[str, list[int]]:
-        """A newline and its ids where the tokenizer opens every text with a space (SentencePiece), or nothing.
+        """A newline and its ids where the tokenizer opens a text with a space (SentencePiece), or nothing.
 
         Encoded after a newline, whose ids are then cut off, a piece gets no such space.
         """

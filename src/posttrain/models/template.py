@@ -58,7 +58,7 @@ class ChatTemplate:
         stop_ids: every token that ends a response; the one the template writes comes first.
         written_stop: the id of the stop token that the template writes after an assistant turn, or None; then
             `stop_ids[0]` is put after a response all the same.
-        opening, ending: the text that the template writes before and after the words of a last assistant turn.
+        opening, ending: the text the template writes before and after the words of a last assistant turn.
 
     Raises ConfigError for a template that cannot be found or does not compile.
     """
