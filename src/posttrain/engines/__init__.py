@@ -1,1 +1,1 @@
-"""Who writes responses: the engine protocol, a local engine, a scripted one for tests, `sample` and `chat`."""
+"""Who writes responses: the engine protocol, a local engine, a scripted one for tests, `sample`, `chat`."""

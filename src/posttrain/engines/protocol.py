@@ -10,17 +10,22 @@ from pydantic import Field, field_validator
 
 from posttrain.common.config import Config
 
+# Tokens (prompt and answer, over all rows) that a local batch holds in its cache at once.
+BATCH_TOKENS = 16_384
+
 
 class SamplingParams(Config):
     """How responses are drawn.
 
-    n: responses a prompt. temperature: 0 is greedy. The filters apply after the temperature, in this order:
-    top_k keeps the k likeliest tokens, top_p the smallest set of likeliest tokens that holds this probability,
-    min_p the tokens with at least this share of the likeliest one's probability (arXiv:2407.01082).
-    stop: strings that end a response once they stand in its decoded text; the response keeps the tokens up to
-    and with the one that completed the string. The model's own stop tokens always end a response.
-    seed: with the same seed, the response to prompt i, sample j is the same whatever else is in the batch, as
-    far as floating point allows.
+    n: responses a prompt. temperature: 0 is greedy. The filters apply after it, in this order: top_k keeps
+    the k likeliest tokens (and those as likely as the last of them), top_p the smallest set of likeliest
+    tokens that holds this probability, min_p the tokens with at least this share of the likeliest one's
+    probability (arXiv:2407.01082).
+    stop: strings that end a response once they stand in its decoded text; its tokens run up to and with the
+    one that completed the string, its text ends before the string. The model's own stop tokens end a
+    response too.
+    seed: with the same seed, the response to prompt i, sample j is the same whatever else is in the batch,
+    as far as floating point allows.
     """
 
     n: int = Field(1, ge=1)
@@ -30,7 +35,7 @@ class SamplingParams(Config):
     top_p: float | None = Field(None, gt=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     stop: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @field_validator("stop")
     @classmethod

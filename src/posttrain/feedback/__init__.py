@@ -1,1 +1,1 @@
-"""Who judges responses: the judge protocol, verifiers, reward models, and `judge`, which makes rows of verdicts."""
+"""Who judges responses: the judge protocol, verifiers, reward models, and `judge`."""

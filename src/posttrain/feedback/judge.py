@@ -24,7 +24,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Preference:
-    """What a judge says of two responses: the probability in [0, 1] that the first is better, None for no answer."""
+    """What a judge says of two responses.
+
+    probability: in [0, 1], that the first is better; 1 or 0 where the judge only names a winner, 0.5 for a
+    tie, None where it gave no answer.
+    """
 
     probability: float | None
     reason: str = ""
@@ -49,7 +53,7 @@ class PairJudge(Protocol):
 
 
 class JudgeConfig(Protocol):
-    """What a registered judge is: a frozen `Config` (the fields of `{name: …, fields}`) that opens into a judge."""
+    """What is registered: a frozen `Config`, the fields of `{name: …, fields}`, that opens into a judge."""
 
     def open(self) -> Judge | PairJudge:
         """Load what the judge needs and return it ready to answer."""
