@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from posttrain.models.layout import Layout, visible
+from posttrain.models.layout import Layout
 
 NAME = "forest"
 
@@ -55,7 +55,7 @@ class PathAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, *norms = ctx.saved_tensors
         layout: Layout = ctx.layout
         heads, _, width = query.shape
@@ -72,7 +72,9 @@ class PathAttention(torch.autograd.Function):
             delta = along[:, job.start : job.stop].reshape(groups, -1, 1)
             probs = _scores(q, k, ctx.scale, layout.mask(i, ctx.window), rows).sub_(norms[i]).exp_()
             _scatter_add(grad_value, job.keys, torch.bmm(probs.to(v.dtype).transpose(1, 2), grad))
-            slope = torch.bmm(grad, v.transpose(1, 2)).float().sub_(delta).mul_(probs).mul_(ctx.scale).to(q.dtype)
+            slope = (
+                torch.bmm(grad, v.transpose(1, 2)).float().sub_(delta).mul_(probs).mul_(ctx.scale).to(q.dtype)
+            )
             grad_query[:, job.start : job.stop] = torch.bmm(slope, k).view(heads, rows, width)
             _scatter_add(grad_key, job.keys, torch.bmm(slope.transpose(1, 2), q))
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
@@ -117,7 +119,9 @@ def forest_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    unknown = [name for name in ("softcap", "s_aux", "position_bias", "head_mask") if kwargs.get(name) is not None]
+    unknown = [
+        name for name in ("softcap", "s_aux", "position_bias", "head_mask") if kwargs.get(name) is not None
+    ]
     if unknown or dropout:
         raise NotImplementedError(f"forest attention has no {', '.join(unknown) or 'dropout'}")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5

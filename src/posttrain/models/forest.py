@@ -87,7 +87,9 @@ def _shared_until(group: list[int], tokens: list[np.ndarray], masks: list[np.nda
     end = min(len(tokens[b]) for b in group)
     first = group[0]
     for b in group[1:]:
-        differ = (tokens[b][start:end] != tokens[first][start:end]) | (masks[b][start:end] != masks[first][start:end])
+        differ = (tokens[b][start:end] != tokens[first][start:end]) | (
+            masks[b][start:end] != masks[first][start:end]
+        )
         if differ.any():
             end = start + int(differ.argmax())
     return end
@@ -145,7 +147,9 @@ class Forest:
         if self.tokens.device == torch.device(device):
             return self
         moved = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor) and name != "lengths"
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "lengths"
         }
         return Forest(**moved, layout=self.layout.to(device))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +66,12 @@ def _apply_head(head: nn.Linear | None, hidden: Tensor) -> Tensor:
     return nn.functional.linear(hidden.float(), head.weight.float())
 
 
-def causal_lm(hf: nn.Module) -> nn.Module:
+def causal_lm(hf: Any) -> Any:
     """The Hugging Face causal LM inside a LoRA wrapper, or itself."""
     return hf.get_base_model() if hasattr(hf, "get_base_model") else hf
 
 
-def trunk(hf: nn.Module) -> nn.Module:
+def trunk(hf: Any) -> Any:
     """The decoder without its LM head; LoRA layers stay in place."""
     return causal_lm(hf).base_model
 
@@ -144,4 +144,6 @@ def _slice(out: Output, tokens: slice, branches: slice) -> Output:
     def cut(x: Tensor | None, part: slice) -> Tensor | None:
         return None if x is None else x[part].cpu()
 
-    return Output(cut(out.logps, tokens), cut(out.entropy, tokens), cut(out.values, tokens), cut(out.scores, branches))
+    return Output(
+        cut(out.logps, tokens), cut(out.entropy, tokens), cut(out.values, tokens), cut(out.scores, branches)
+    )

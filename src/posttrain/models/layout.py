@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 ROWS = 256  # query rows of one job at most: bounds the scores held at once and skips most of the causal upper half
-JOB = 16_000  # what starting a job costs, in query-key pairs: 0.1 ms against about 160 pairs a µs on two cores
+JOB = (
+    16_000  # what starting a job costs, in query-key pairs: 0.1 ms against about 160 pairs a µs on two cores
+)
 
 
 @dataclass(frozen=True)

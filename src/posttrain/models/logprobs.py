@@ -41,7 +41,7 @@ class HeadLogps(torch.autograd.Function):
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, norms, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -58,10 +58,18 @@ class HeadLogps(torch.autograd.Function):
                 torch.mm(slope, weight, out=grad_hidden[rows])
             if grad_weight is not None:
                 grad_weight.addmm_(slope.t(), hidden[rows])
-        return grad_hidden, grad_weight, grad_bias.to(bias.dtype) if grad_bias is not None else None, None, None
+        return (
+            grad_hidden,
+            grad_weight,
+            grad_bias.to(bias.dtype) if grad_bias is not None else None,
+            None,
+            None,
+        )
 
 
-def _slope(logq: Tensor, grad: Tensor, entropy: Tensor | None, grad_entropy: Tensor | None, rows: slice) -> Tensor:
+def _slope(
+    logq: Tensor, grad: Tensor, entropy: Tensor | None, grad_entropy: Tensor | None, rows: slice
+) -> Tensor:
     """d loss / d logits but for the onehot part; takes over the memory of `logq` where it can."""
     if entropy is None or grad_entropy is None:
         return logq.exp_().mul_(-grad[:, None])
@@ -92,9 +100,11 @@ def token_logps(
             logits = softcap * torch.tanh(logits / softcap)
         return from_logits(logits, t)
 
-    width = head.weight.shape[0] if isinstance(getattr(head, "weight", None), Tensor) else 32_000
+    weight = getattr(head, "weight", None)
+    width = weight.shape[0] if isinstance(weight, Tensor) else 32_000
     parts = [
-        checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False) for rows in _chunks(len(targets), width)
+        checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False)
+        for rows in _chunks(len(targets), width)
     ]
     if not parts:
         empty = hidden.new_zeros(0, dtype=torch.float32)

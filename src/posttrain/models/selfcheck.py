@@ -34,7 +34,8 @@ def check_forest(model: Model) -> bool:
             found = forward(model, forest, frozenset({LOGPS})).logps
         except Exception as e:  # any way of not understanding a forest means the same: run rows
             return _fall_back(model, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
-    assert expected is not None and found is not None
+    assert expected is not None
+    assert found is not None
     gap = (expected - found).abs().max().item()
     if not gap <= TOLERANCE.get(parameter.dtype, 0.15):
         return _fall_back(model, f"log-probs differ by {gap:.2g}")
@@ -62,7 +63,10 @@ def _probe(vocabulary: int, window: int | None) -> Forest:
 
     a, b = run(stem), run(5)
     rows = [a + b + run(3), a + b + run(4), a + run(6), a + run(1)]
-    trees = [tree_of([_wanted(row, len(a)) for row in rows]), tree_of([_wanted(run(7), 2), _wanted(run(9), 3)])]
+    trees = [
+        tree_of([_wanted(row, len(a)) for row in rows]),
+        tree_of([_wanted(run(7), 2), _wanted(run(9), 3)]),
+    ]
     return plant(trees)
 
 
@@ -82,5 +86,3 @@ def _evaluating(hf: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         hf.train(was)
-
-

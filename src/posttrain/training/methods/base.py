@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.common.config import Config
+from posttrain.formats.rejects import RowError
 from posttrain.records import Row
 
 if TYPE_CHECKING:
@@ -65,14 +66,6 @@ class Loss:
     items: Tensor
     weights: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class RowError(ValueError):
-    """A row this objective cannot use. field: which part of it."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(reason)
-        self.field = field
 
 
 @dataclass(frozen=True)

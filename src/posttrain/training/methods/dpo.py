@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from posttrain.formats.rejects import RowError
 from posttrain.records import Comparison
-from posttrain.training.methods.base import LOGPS, REFERENCE, Batch, Example, Loss, Method, MethodConfig, RowError
+from posttrain.training.methods.base import LOGPS, REFERENCE, Batch, Example, Loss, Method, MethodConfig
 from posttrain.training.methods.pairs import encode_pairs, label_of, split_pairs
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def loss(cfg: DPO, out: Output, batch: Batch) -> Loss:
     assert out.logps is not None
     forest = batch.forest
     logps = forest.branch_sum(out.logps)
-    reference = logps.new_zeros(len(logps)) if cfg.reference_free else forest.branch_sum(batch.streams[REFERENCE])
+    reference = (
+        logps.new_zeros(len(logps)) if cfg.reference_free else forest.branch_sum(batch.streams[REFERENCE])
+    )
     ratio = logps - reference
     lengths = forest.lengths.clamp(min=1)
     chosen, rejected = split_pairs(ratio / lengths if cfg.length_normalised or cfg.loss == "ipo" else ratio)

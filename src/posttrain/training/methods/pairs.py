@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from posttrain.formats.rejects import RowError
 from posttrain.records import Comparison
-from posttrain.training.methods.base import Example, RowError
+from posttrain.training.methods.base import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,8 @@ def encode_pairs(rows: Sequence[Comparison], template: ChatTemplate) -> list[Exa
             examples.append(RowError("rejected", "chosen and rejected are the same tokens"))
             continue
         branches = tuple(
-            Branch(prompt + response, [False] * len(prompt) + [True] * len(response)) for response in (chosen, rejected)
+            Branch(prompt + response, [False] * len(prompt) + [True] * len(response))
+            for response in (chosen, rejected)
         )
         columns = {
             "strength": math.nan if row.strength is None else row.strength,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from posttrain.formats.rejects import RowError
 from posttrain.records import Document
-from posttrain.training.methods.base import LOGPS, Batch, Example, Loss, Method, MethodConfig, RowError
+from posttrain.training.methods.base import LOGPS, Batch, Example, Loss, Method, MethodConfig
 
 if TYPE_CHECKING:
     from posttrain.models.forward import Output

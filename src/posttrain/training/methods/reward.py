@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from posttrain.formats.rejects import RowError
 from posttrain.records import Comparison
-from posttrain.training.methods.base import SCORES, Batch, Example, Loss, Method, MethodConfig, RowError
+from posttrain.training.methods.base import SCORES, Batch, Example, Loss, Method, MethodConfig
 from posttrain.training.methods.pairs import encode_pairs, label_of, split_pairs
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ def encode(cfg: Reward, rows: Sequence[Comparison], template: ChatTemplate) -> l
     for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
         if isinstance(example, RowError):
             continue
-        if row.aspect not in cfg.heads:
-            examples[i] = RowError("aspect", f"'{row.aspect}' has no head (method.heads: {', '.join(cfg.heads)})")
+        if cfg.margin and row.strength is None:
+            examples[i] = RowError("strength", "missing, but method.margin asks for it")
+        elif row.aspect not in cfg.heads:
+            examples[i] = RowError(
+                "aspect", f"'{row.aspect}' has no head (method.heads: {', '.join(cfg.heads)})"
+            )
         else:
             head = float(cfg.heads.index(row.aspect))
             examples[i] = Example(example.row, example.branches, {**example.columns, "head": head})
@@ -62,7 +67,7 @@ def loss(cfg: Reward, out: Output, batch: Batch) -> Loss:
     chosen, rejected = split_pairs(out.scores.gather(1, head[:, None]).squeeze(1))
     gap = chosen - rejected
     if cfg.margin:
-        gap = gap - cfg.margin * batch.columns["strength"].nan_to_num(0.0)
+        gap = gap - cfg.margin * batch.columns["strength"]
     label = label_of(batch.columns["probability"], cfg.soft_labels, cfg.label_smoothing)
     items = -label * logsigmoid(gap) - (1 - label) * logsigmoid(-gap)
     if cfg.centring:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from posttrain.formats.rejects import RowError
 from posttrain.records import Demonstration
-from posttrain.training.methods.base import LOGPS, Batch, Example, Loss, Method, MethodConfig, RowError
+from posttrain.training.methods.base import LOGPS, Batch, Example, Loss, Method, MethodConfig
 
 if TYPE_CHECKING:
     from posttrain.models.forward import Output
@@ -26,7 +27,9 @@ def encode(cfg: SFT, rows: Sequence[Demonstration], template: ChatTemplate) -> l
 
     encoded = template.conversations([(row.prompt, row.response) for row in rows], cfg.turns)
     return [
-        Example(row.provenance.id, (Branch(e.tokens, e.mask),)) if any(e.mask) else RowError("response", "no tokens")
+        Example(row.provenance.id, (Branch(e.tokens, e.mask),))
+        if any(e.mask)
+        else RowError("response", "no tokens")
         for row, e in zip(rows, encoded, strict=True)
     ]
 
@@ -34,8 +37,7 @@ def encode(cfg: SFT, rows: Sequence[Demonstration], template: ChatTemplate) -> l
 def loss(cfg: SFT, out: Output, batch: Batch) -> Loss:
     """items = -log p(token): [N]; every supervised token of the global batch weighs the same."""
     assert out.logps is not None
-    accuracy = (out.logps.detach() > -0.6931).float()  # p > 1/2 implies the token is the most likely one
-    return Loss(-out.logps, out.logps.new_ones(len(out.logps)), {"confident_tokens": accuracy})
+    return Loss(-out.logps, out.logps.new_ones(len(out.logps)))
 
 
 METHOD = Method(SFT, data=Demonstration, needs=frozenset({LOGPS}), encode=encode, loss=loss)

@@ -1,0 +1,129 @@
+"""Rows to examples to global batches: where batches come from when the data is already there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from posttrain.common.progress import progress
+from posttrain.formats.rejects import RowError
+from posttrain.models.forest import Branch, Tree, plant, tree_of
+from posttrain.records import Row
+from posttrain.training.methods.base import Batch, Example, Method, MethodConfig
+
+if TYPE_CHECKING:
+    from posttrain.models.template import ChatTemplate
+
+ENCODE_AT_ONCE = 512
+
+
+@dataclass
+class Encoded:
+    """Examples ready for training, and the rows that could not be used with the reason."""
+
+    examples: list[Example] = field(default_factory=list)
+    rejected: list[tuple[Row, RowError]] = field(default_factory=list)
+
+
+def encode_rows(
+    method: Method,
+    cfg: MethodConfig,
+    rows: Sequence[Row],
+    template: ChatTemplate,
+    max_length: int | None,
+    label: str,
+) -> Encoded:
+    """Tokenise rows. A row longer than `max_length` tokens is rejected, a document that long is cut into pieces."""
+    done = Encoded()
+    with progress(f"{label}: tokenise", len(rows), "rows") as bar:
+        for at in range(0, len(rows), ENCODE_AT_ONCE):
+            part = rows[at : at + ENCODE_AT_ONCE]
+            for row, made in zip(part, method.encode(cfg, part, template), strict=True):
+                if isinstance(made, RowError):
+                    done.rejected.append((row, made))
+                elif max_length and row.kind == "document":  # type: ignore[attr-defined]
+                    done.examples += _pieces(made, max_length)
+                elif (
+                    max_length
+                    and (longest := max(len(branch.tokens) for branch in made.branches)) > max_length
+                ):
+                    done.rejected.append(
+                        (row, RowError("tokens", f"{longest} tokens, max_length is {max_length}"))
+                    )
+                else:
+                    done.examples.append(made)
+            bar.advance(len(part))
+    return done
+
+
+def _pieces(example: Example, size: int) -> list[Example]:
+    """A long document in pieces that overlap by one token, so that every token but the first is predicted once."""
+    (whole,) = example.branches
+    pieces = []
+    for a in range(0, max(len(whole.tokens) - 1, 1), size - 1):
+        mask = [False, *whole.mask[a + 1 : a + size]]
+        pieces.append(Example(example.row, (Branch(whole.tokens[a : a + size], mask),), example.columns))
+    return pieces
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which examples make up which global batch, a function of the seed alone.
+
+    sizes: tokens of each example, shared ones once. rows: examples in a batch; tokens: or as many as fit in that many.
+    """
+
+    sizes: tuple[int, ...]
+    seed: int
+    rows: int
+    tokens: int | None = None
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of one pass over the data, shuffled. The last one may be smaller."""
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.sizes)).tolist()
+        if self.tokens is None:
+            return [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
+        batches: list[list[int]] = []
+        held = 0
+        for i in order:
+            if not batches or held + self.sizes[i] > self.tokens:
+                batches.append([])
+                held = 0
+            batches[-1].append(i)
+            held += self.sizes[i]
+        return batches
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps in so many passes."""
+        whole = int(epochs)
+        count = sum(len(self.epoch(number)) for number in range(whole))
+        return max(1, count + round((epochs - whole) * len(self.epoch(whole))) if epochs > whole else count)
+
+    def batches(self, start: int, stop: int) -> Iterator[list[int]]:
+        """Global batches number `start` up to `stop`, pass after pass."""
+        at, number = 0, 0
+        while at < stop:
+            epoch = self.epoch(number)
+            yield from epoch[max(start - at, 0) : stop - at]
+            at, number = at + len(epoch), number + 1
+
+
+def grow(examples: Sequence[Example]) -> list[Tree]:
+    """One tree an example."""
+    return [tree_of(example.branches) for example in examples]
+
+
+def make_batch(
+    examples: Sequence[Example], trees: Sequence[Tree], streams: dict[str, list[torch.Tensor]], device: str
+) -> Batch:
+    """Examples with their trees as one forest. streams: for each name, one [n_i] tensor an example."""
+    names: list[str] = sorted(examples[0].columns)
+    columns: dict[str, Any] = {
+        name: torch.tensor([example.columns[name] for example in examples], device=device) for name in names
+    }
+    forest = plant(trees).to(device)
+    return Batch(forest, columns, {name: torch.cat(parts).to(device) for name, parts in streams.items()})

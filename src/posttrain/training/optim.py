@@ -1,0 +1,118 @@
+"""AdamW on float32 master weights, clipping, moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.training.schedule import OptimizerConfig
+
+
+class Optimizer:
+    """Masters in float32 beside the weights the model computes with.
+
+    Gradients are added up in float32 as soon as each parameter's is ready, so a global batch of many micro-batches
+    loses nothing to bf16 and the bf16 gradients never all exist at once.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], cfg: OptimizerConfig, lr: float, dtype: torch.dtype
+    ) -> None:
+        """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to it in place."""
+        self.cfg, self.lr = cfg, lr
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.masters = [self._master(p, dtype) for p in self.parameters]
+        groups = [
+            {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": cfg.weight_decay},
+            {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=lr, betas=cfg.betas, eps=cfg.eps, fused=True
+        )
+        self.ema = [m.detach().clone() for m in self.masters] if cfg.ema else None
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(self._collector(m))
+            for p, m in zip(self.parameters, self.masters, strict=True)
+            if p is not m
+        ]
+
+    @staticmethod
+    def _master(p: nn.Parameter, dtype: torch.dtype) -> Tensor:
+        if p.dtype == dtype == torch.float32:
+            return p
+        master = p.detach().float().requires_grad_()
+        p.data = master.detach().to(dtype)
+        return master
+
+    @staticmethod
+    def _collector(master: Tensor) -> Any:
+        def collect(p: Tensor) -> None:
+            assert p.grad is not None
+            if master.grad is None:
+                master.grad = p.grad.float()
+            else:
+                master.grad.add_(p.grad)
+            p.grad = None
+
+        return collect
+
+    def step(self, weight: float, factor: float) -> float:
+        """Divide the summed gradient by the global weight, clip, update. factor: of the peak learning rate.
+
+        Returns the gradient's norm before clipping. Where it is not finite nothing is changed.
+        """
+        gradients = [m.grad for m in self.masters if m.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item() / weight
+        if not math.isfinite(norm):
+            return norm
+        scale = min(1.0, self.cfg.clip / (norm + 1e-6)) if self.cfg.clip else 1.0
+        torch._foreach_mul_(gradients, scale / weight)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * factor
+        self.adam.step()
+        for m in self.masters:
+            m.grad = None
+        self._publish(self.masters)
+        if self.ema is not None and self.cfg.ema:
+            torch._foreach_lerp_(self.ema, [m.detach() for m in self.masters], 1 - self.cfg.ema)
+        return norm
+
+    @torch.no_grad()
+    def _publish(self, values: list[Tensor]) -> None:
+        """Round masters into the weights the model computes with."""
+        for p, value in zip(self.parameters, values, strict=True):
+            if p is not value:
+                p.copy_(value)
+
+    def restore(self, values: list[Tensor]) -> None:
+        """Set masters and weights."""
+        with torch.no_grad():
+            for m, value in zip(self.masters, values, strict=True):
+                m.copy_(value)
+        self._publish(self.masters)
+
+    def finish(self, best: list[Tensor] | None) -> None:
+        """Put float32 weights into the model for saving: the best ones where given, else the average, else the last."""
+        chosen = best or self.ema or self.masters
+        for hook in self._hooks:
+            hook.remove()
+        for p, value in zip(self.parameters, chosen, strict=True):
+            p.data = value.detach().float()
+            p.grad = None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "masters": [m.detach() for m in self.masters],
+            "adam": self.adam.state_dict(),
+            "ema": self.ema,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.restore(state["masters"])
+        self.adam.load_state_dict(state["adam"])
+        if self.ema is not None:
+            self.ema = state["ema"]

@@ -1,0 +1,91 @@
+"""The `train` step: any objective, any model, from rows to a standard model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from posttrain.common.config import Config, DataRef, ModelRef, Runtime
+from posttrain.common.errors import ConfigError
+from posttrain.common.step import Step, StepContext
+from posttrain.models.precision import Precision
+from posttrain.models.spec import SpecField
+from posttrain.training.methods import method_config, method_named
+from posttrain.training.methods.base import MethodConfig
+from posttrain.training.metrics import Tracker
+from posttrain.training.schedule import OptimizerConfig
+
+
+class TrainConfig(Config):
+    """One training run.
+
+    model: a folder, hub id or `@step`, or a mapping (ModelSpec: LoRA, a config to start from nothing, …).
+    data: rows of the objective's kind. heldout: rows, or a share of `data` that is split off by prompt.
+    reference: for objectives that need one; None is the model as it was before training.
+    epochs: passes over the data; steps, where given, wins. batch_size: rows of one optimizer step; batch_tokens, where
+    given, wins: as many rows as fit in that many tokens.
+    max_length: longest row in tokens; longer ones are rejected, documents cut into pieces.
+    max_rejected: share of rows that may be unusable before the step fails.
+    evaluate_every: steps between held-out evaluations, 0 for only before and after. early_stopping: evaluations
+    without improvement before training stops and the best weights are kept.
+    diverge: stop when the mean loss over 20 steps is this many times that of the first 20; 0 never.
+    micro_tokens: tokens of one forward (memory, not result). checkpoint_seconds: between saved states.
+    """
+
+    model: SpecField
+    method: SerializeAsAny[MethodConfig]
+    data: DataRef | list[DataRef]
+    heldout: DataRef | Annotated[float, Field(gt=0, lt=1)] | None = None
+    reference: ModelRef | None = None
+    epochs: float = Field(1.0, gt=0)
+    steps: int | None = Field(None, gt=0)
+    batch_size: int = Field(8, gt=0)
+    batch_tokens: int | None = Field(None, gt=0)
+    max_length: int | None = Field(None, gt=1)
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluate_every: int = Field(0, ge=0)
+    early_stopping: int | None = Field(None, gt=0)
+    diverge: float = Field(3.0, ge=0)
+    seed: int = Field(0, ge=0)
+    precision: Precision = "auto"
+    save_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    micro_tokens: Annotated[int, Runtime(), Field(gt=0)] = 2048
+    checkpoint_seconds: Annotated[float, Runtime(), Field(gt=0)] = 120.0
+    log_every: Annotated[int, Runtime(), Field(gt=0)] = 1
+    log: Annotated[tuple[Tracker, ...], Runtime()] = ()
+    device: Annotated[str, Runtime()] = "auto"
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, value: Any) -> MethodConfig:
+        if not isinstance(value, Mapping | str | MethodConfig):
+            raise ValueError(f"a mapping with a name, such as {{name: dpo, beta: 0.1}}, not {value!r}")
+        try:
+            return method_config(value)
+        except ConfigError as e:
+            raise ValueError(str(e)) from None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> TrainConfig:
+        method = method_named(self.method.name)
+        if self.reference is not None and not method.wants_reference(self.method):
+            raise ValueError(f"'reference' is set, but {self.method.name} as configured uses none")
+        if self.early_stopping is not None and (self.heldout is None or not self.evaluate_every):
+            raise ValueError("early_stopping needs heldout and evaluate_every")
+        if self.optimizer.lr is None:
+            lr = type(self.method).recommended_lr
+            object.__setattr__(self, "optimizer", self.optimizer.model_copy(update={"lr": lr}))
+        return self
+
+
+def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
+    """Train and save; the summary has losses before and after, cost, and what was rejected."""
+    from posttrain.training.run import run_training
+
+    return run_training(cfg, ctx)
+
+
+STEP = Step("train", TrainConfig, run, version=1)
