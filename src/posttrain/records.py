@@ -187,8 +187,8 @@ class Comparison(Row):
     prompt: Prompt
     chosen: Response
     rejected: Response
-    strength: float | None = Field(None, ge=0)
-    probability: float | None = Field(None, ge=0, le=1)
+    strength: float | None = Field(default=None, ge=0)
+    probability: float | None = Field(default=None, ge=0, le=1)
     aspect: str = "overall"
     judge: str = ""
     prompt_token_ids: tuple[int, ...] | None = None
