@@ -1,0 +1,105 @@
+"""What both sides measure and how: the clock of the steps, the peak of resident memory, a profile by kind
+of work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+
+class Steps:
+    """A step lasts from the end of the one before to its own end, so that batching and logging are in it.
+
+    seconds: wall time of each measured step. cpu_seconds: processor time of all threads in it, which a busy
+    machine disturbs less. Memory is the high-water mark of the process's resident set, reset when the
+    measured steps begin.
+    """
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
+        self._last = self._last_cpu = 0.0
+        self._ended = 0
+
+    def begin(self) -> None:
+        """Call where the first step begins."""
+        if self.warmup == 0:
+            reset_peak_rss()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
+
+    def end(self) -> None:
+        """Call where a step ends."""
+        now, cpu = time.perf_counter(), time.process_time()
+        self._ended += 1
+        if self._ended > self.warmup:
+            self.seconds.append(now - self._last)
+            self.cpu_seconds.append(cpu - self._last_cpu)
+        if self._ended == self.warmup:
+            reset_peak_rss()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
+
+
+def reset_peak_rss() -> None:
+    """Start the kernel's high-water mark anew (Linux; elsewhere the mark of the whole process stands)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_mib() -> float:
+    """MiB of resident memory at its highest since `reset_peak_rss`."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return process_peak_rss_mib()
+
+
+def process_peak_rss_mib() -> float:
+    """MiB of resident memory at its highest since the process began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# Which operators stand for which kind of work; the first fragment found in an operator's name decides.
+KINDS = (
+    ("attention", ("scaled_dot_product", "flash_attention", "flex")),
+    ("matrix product", ("::mm", "::addmm", "::bmm", "mkldnn_linear", "::linear", "::matmul", "::baddbmm")),
+    ("optimizer", ("adamw", "adam", "clip_grad", "foreach")),
+    (
+        "copy and cast",
+        ("copy_", "_to_copy", "::cat", "::clone", "::index", "::gather", "::scatter", "masked_fill"),
+    ),
+    ("fill and allocate", ("fill_", "zero_", "empty")),
+)
+
+
+def by_kind(profile: Any) -> dict[str, Any]:
+    """Share of the CPU's own time by kind of work, and the twelve costliest operators with their input
+    shapes.
+    """
+    events = [e for e in profile.key_averages(group_by_input_shape=True) if e.self_cpu_time_total > 0]
+    total = sum(e.self_cpu_time_total for e in events)
+    kinds: dict[str, float] = defaultdict(float)
+    for e in events:
+        name = e.key.lower()
+        kind = next((k for k, parts in KINDS if any(p in name for p in parts)), "element-wise and other")
+        kinds[kind] += e.self_cpu_time_total / total
+    top = sorted(events, key=lambda e: -e.self_cpu_time_total)[:12]
+    return {
+        "seconds": round(total / 1e6, 2),
+        "shares": {k: round(v, 3) for k, v in sorted(kinds.items(), key=lambda kv: -kv[1])},
+        "top": [
+            {
+                "op": e.key,
+                "share": round(e.self_cpu_time_total / total, 3),
+                "calls": e.count,
+                "shapes": [s for s in e.input_shapes if s][:3],
+            }
+            for e in top
+        ],
+    }
