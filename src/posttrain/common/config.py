@@ -28,9 +28,11 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Input:
-    """Marks a field that names an input: `@step`, `@step/file`, a local path, a hub id, or a registered name.
+    """Marks a field that names an input: `@step`, `@step/file`, a local path, or a hub id.
 
-    kind: "data" or "model"; a local path is hashed by content, a hub id by revision, a registered name as text.
+    kind: "data" is a path; "model" a path or a hub id (its revision in a field `revision` beside it, or as
+    `owner/name@revision`); "text" a path, or else the text itself (a template, a rubric). A local path is hashed by
+    content, a hub id by revision.
     """
 
     kind: str

@@ -1,0 +1,1 @@
+"""Where steps run. An executor decides the machine and the moment, never the result."""
