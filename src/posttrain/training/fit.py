@@ -128,6 +128,7 @@ def fit(
     lines = _resume(state, optimizer, state_folder)
     metrics = Metrics(out, trackers, label, lines)
     saved = time.monotonic()
+    _adapter_dropout(model, True)
     needs = method.needs & FORWARD
     with progress(label, loop.steps, "steps") as bar:
         bar.advance(state.step)
@@ -184,15 +185,21 @@ def _evaluate(
 ) -> None:
     """Held-out loss and metrics, written and kept in the state."""
     totals = Totals()
-    was_training = model.hf.training
-    model.hf.eval()
+    _adapter_dropout(model, False)
     for batch in _micro_batches(data, range(len(data.examples)), loop, None):
         result = method.loss(cfg, forward(model, batch.forest, method.needs & FORWARD), batch)
         totals.add(result.items, result.weights, result.metrics)
-    model.hf.train(was_training)
+    _adapter_dropout(model, True)
     values = totals.means()
     state.heldout.append({"step": state.step, **values})
     metrics.write(state.step, "heldout", values)
+
+
+def _adapter_dropout(model: Model, on: bool) -> None:
+    """LoRA's dropout is the only one: the model itself stays in eval mode."""
+    for name, module in model.hf.named_modules():
+        if "lora_dropout" in name:
+            module.train(on)
 
 
 def _should_stop(state: State, loop: Loop, optimizer: Optimizer) -> bool:

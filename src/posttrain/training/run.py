@@ -19,7 +19,6 @@ from posttrain.models.checks import check_template
 from posttrain.models.forward import causal_lm
 from posttrain.models.load import Model, load_model
 from posttrain.models.precision import pick_device, pick_dtype
-from posttrain.models.save import save_model
 from posttrain.records import Row, prompt_key
 from posttrain.training.fit import Data, Loop, State, fit, seed_everything
 from posttrain.training.methods import method_named
@@ -52,6 +51,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     assert cfg.optimizer.lr is not None
     optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype)
     model.hf.to(dtype)
+    model.hf.eval()  # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
     streams, references = _references(cfg, method, model, [train, heldout], ctx, device)
     sizes = tuple(tree.size for tree in grow(train.examples))
     plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens)
@@ -69,7 +69,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         trackers=cfg.log,
         label=ctx.label,
     )
-    save_model(model, ctx.out / "model", dtype=cfg.save_dtype)
+    model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
     return _summary(cfg, model, state, counts, references, time.monotonic() - started)
 
 
@@ -143,7 +143,7 @@ def _trainable(model: Model, method: Method) -> list[torch.nn.Parameter]:
         head, embedding = causal.get_output_embeddings(), causal.get_input_embeddings()
         if head is not None and head.weight is not embedding.weight:
             head.requires_grad_(False)
-    return [p for p in model.parameters() if p.requires_grad]
+    return [parameter for _, parameter in model.named_parameters()]
 
 
 def _references(
@@ -157,13 +157,10 @@ def _references(
     reference = model
     if cfg.reference is not None:
         reference = load_model(cfg.reference, dtype=pick_dtype(cfg.precision, device), device=device)
-    was_training = reference.hf.training
-    reference.hf.eval()
     done = [
         reference_logps(reference, side.examples, folder, budget=cfg.micro_tokens, label=ctx.label)
         for side in sides
     ]
-    reference.hf.train(was_training)
     if reference is not model:
         del reference
         gc.collect()
@@ -198,8 +195,8 @@ def _summary(
         "method": cfg.method.name,
         "steps": state.step,
         "rows": rows,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.hf.parameters()),
+        "trained_parameters": sum(p.numel() for _, p in model.named_parameters()),
         "tokens": state.tokens,
         "seconds": round(seconds, 3),
         "loop_seconds": round(state.seconds, 3),
