@@ -1,4 +1,4 @@
-"""The seam for whatever measures a model: a task is a config that turns a model into outcomes, item by item."""
+"""The seam for whatever measures a model: a task is a config that turns a model into outcomes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from posttrain.common.config import Config
 from posttrain.engines.protocol import SamplingParams
+from posttrain.models.precision import Precision
 from posttrain.records import Prompt, Response
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Outcome:
     item: id of the item, unique within the task and the same for every model: differences are paired by it.
     cluster: key of the prompt (`records.prompt_key`); items that share it are not independent.
     metrics: None is the third state (cut off, unparseable, no answer): counted and shown, never imputed.
+    weights: weight of the item in a metric's mean, 1 where not named (tokens for a loss per token).
     group: a stratum of the task (known / rare / unknown, easy / hard), "" for none.
     note: why, where a metric is None or a judge gave its reason.
     """
@@ -36,21 +38,24 @@ class Outcome:
     prompt: str = ""
     response: str = ""
     note: str = ""
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class EvalContext:
     """One model under evaluation: opens what a task asks for, once, and shares it between the tasks.
 
-    model_path: model folder or hub id. seed: of sampling and of the choice of items.
-    limit: at most so many items a task, the same ones for every model; None is all.
-    sampling: how answers are drawn where a task does not say.
+    model_path: model folder or hub id. seed: of sampling and of the choice of items. precision, device: as in
+    training. limit: at most so many items a task, the same ones for every model; None is all. sampling: how
+    answers are drawn where a task does not say.
     """
 
     model_path: str
     seed: int = 0
     limit: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    precision: Precision = "auto"
+    device: str = "auto"
     label: str = "evaluate"
     _opened: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -64,21 +69,27 @@ class EvalContext:
         if key not in self._opened:
             from posttrain.evaluation.open import open_model
 
-            self._opened[key] = open_model(path)
-        return self._opened[key]
+            self._opened[key] = open_model(path, self.precision, self.device)
+        found: Model = self._opened[key]
+        return found
+
+    def kind(self) -> ModelKind:
+        """ "reward" for a model with reward heads: its answers and log-probs mean nothing."""
+        return "policy" if self.model().reward_head is None else "reward"
 
     def respond(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None
     ) -> list[tuple[Response, ...]]:
-        """The model's `params.n` answers to each prompt, in order; a prompt asked before is not asked again.
+        """The model's `params.n` answers to each prompt, in order; the same prompts are asked once a context.
 
         params: `self.sampling` where None. The context's seed is added to the one in `params`.
+        Raises ConfigError for a prompt that leaves the model no room to answer.
         """
-        from posttrain.evaluation.open import respond_cached
+        from posttrain.evaluation.open import respond_once
 
         params = params or self.sampling
         params = params.model_copy(update={"seed": params.seed + self.seed})
-        return respond_cached(self.model(), prompts, params, self._opened, self.label)
+        return respond_once(self.model(), prompts, params, self._opened, self.label)
 
     def take(self, items: Sequence[T]) -> list[T]:
         """At most `limit` of the items, drawn with the seed, in their order; the same for every model."""
@@ -107,7 +118,7 @@ class Task(Protocol):
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an item, in a stable order.
 
-        Raises DataError where the items cannot be read, ConfigError where the model cannot do what the task needs.
+        Raises DataError where the items cannot be read, ConfigError where the model cannot do what is asked.
         """
         ...
 
@@ -115,8 +126,9 @@ class Task(Protocol):
 class TaskConfig(Config):
     """Base of tasks: a frozen config whose class says how to read its numbers.
 
-    headline: the metric of the stage table. title: what a reader calls the task. units: of a metric, shown beside it.
+    headline: the metric of the stage table. title: what a reader calls the task. units: by metric ("nats").
     lower_is_better: the metrics for which it is; the others are better when higher.
+    wins: a metric by whose value two models' answers to one item are also compared as won, tied or lost.
     kinds: the models that can be asked.
     """
 
@@ -124,6 +136,7 @@ class TaskConfig(Config):
     title: ClassVar[str] = ""
     units: ClassVar[dict[str, str]] = {}
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    wins: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"policy"})
 
     def applicable(self, kind: ModelKind) -> bool:

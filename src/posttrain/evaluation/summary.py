@@ -1,0 +1,118 @@
+"""From outcomes to estimates: every model × task × metric × group, and paired differences between models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from posttrain.evaluation.compare import LEVEL, Estimate, Point, difference, estimate, wins
+from posttrain.evaluation.task import ModelKind, Outcome
+from posttrain.evaluation.tasks import TaskUse
+
+Results = Mapping[tuple[str, str], "list[Outcome] | None"]
+
+
+def summarise(
+    uses: Sequence[TaskUse], models: Mapping[str, str], kinds: Mapping[str, ModelKind], results: Results
+) -> dict[str, Any]:
+    """What `summary.json` holds, but for seed and limit.
+
+    results: (model, task label) → outcomes, None where the task is not applicable.
+    """
+    absent = [
+        {"model": model, "task": task} for (model, task), outcomes in results.items() if outcomes is None
+    ]
+    return {
+        "level": LEVEL,
+        "models": [{"name": name, "path": path, "kind": kinds[name]} for name, path in models.items()],
+        "tasks": [_describe(use, results) for use in uses],
+        "not_applicable": absent,
+        "estimates": [row for use in uses for model in models for row in _estimates(use, model, results)],
+        "differences": [row for use in uses for row in _differences(use, list(models), results)],
+    }
+
+
+def _describe(use: TaskUse, results: Results) -> dict[str, Any]:
+    task = use.task
+    all_outcomes = [o for (_, label), some in results.items() if label == use.label for o in some or ()]
+    return {
+        "label": use.label,
+        "name": use.name,
+        "title": getattr(task, "title", "") or use.label,
+        "headline": task.headline,
+        "metrics": list(dict.fromkeys(metric for o in all_outcomes for metric in o.metrics)),
+        "groups": list(dict.fromkeys(o.group for o in all_outcomes if o.group)),
+        "units": dict(getattr(task, "units", {})),
+        "lower_is_better": sorted(getattr(task, "lower_is_better", ())),
+        "settings": use.settings.model_dump(mode="json"),
+    }
+
+
+def _estimates(use: TaskUse, model: str, results: Results) -> Iterator[dict[str, Any]]:
+    outcomes = results[model, use.label] or []
+    for group, members in _groups(outcomes).items():
+        for metric in _metrics(members):
+            found = estimate(_points(members, metric))
+            yield {"model": model, "task": use.label, "metric": metric, "group": group, **found.as_dict()}
+
+
+def _differences(use: TaskUse, models: list[str], results: Results) -> Iterator[dict[str, Any]]:
+    """Each model against the one before and against the first, among those the task applies to."""
+    asked = [model for model in models if results[model, use.label] is not None]
+    for position, after in enumerate(asked[1:], start=1):
+        against = {asked[0]: ["first"]}
+        against.setdefault(asked[position - 1], []).append("previous")
+        for before, roles in against.items():
+            yield from _compare(use, before, after, roles, results)
+
+
+def _compare(
+    use: TaskUse, before: str, after: str, roles: list[str], results: Results
+) -> Iterator[dict[str, Any]]:
+    first, second = _groups(results[before, use.label] or []), _groups(results[after, use.label] or [])
+    for group in first:
+        if group not in second:
+            continue
+        for metric in _metrics(first[group]):
+            if metric not in _metrics(second[group]):
+                continue
+            a, b = _points(first[group], metric), _points(second[group], metric)
+            lower = metric in getattr(use.task, "lower_is_better", ())
+            found = difference(a, b)
+            row: dict[str, Any] = {"task": use.label, "metric": metric, "group": group}
+            row |= {"before": before, "after": after}
+            row |= {"against": roles, **found.as_dict(), "verdict": verdict(found, lower), "wins": None}
+            if metric == getattr(use.task, "wins", None):
+                row["wins"] = wins(a, b, not lower).as_dict()
+            yield row
+
+
+def verdict(found: Estimate, lower_is_better: bool) -> str | None:
+    """ "better" or "worse" where the interval leaves out zero, "same" where it does not, None without one."""
+    if found.low is None or found.mean is None:
+        return None
+    if not found.beyond_zero:
+        return "same"
+    return "better" if (found.mean < 0) == lower_is_better else "worse"
+
+
+def _groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """All under "", then each named group, in order of first appearance."""
+    groups: dict[str, list[Outcome]] = {"": list(outcomes)}
+    for outcome in outcomes:
+        if outcome.group:
+            groups.setdefault(outcome.group, []).append(outcome)
+    return groups
+
+
+def _metrics(outcomes: Sequence[Outcome]) -> list[str]:
+    return list(dict.fromkeys(metric for outcome in outcomes for metric in outcome.metrics))
+
+
+def _points(outcomes: Sequence[Outcome], metric: str) -> list[Point]:
+    """An outcome that does not name the metric is no item of it; one that names it with None is missing."""
+    return [
+        Point(o.item, o.cluster, o.metrics[metric], o.weights.get(metric, 1.0))
+        for o in outcomes
+        if metric in o.metrics
+    ]

@@ -1,0 +1,169 @@
+"""The verb `report`: one self-contained HTML page about evaluations, and all the steps that led to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from posttrain.common.config import Config, DataRef, ModelRef
+from posttrain.common.files import atomic, write_json
+from posttrain.common.step import Step, StepContext
+
+if TYPE_CHECKING:
+    from posttrain.report.collect import Artifact
+
+HERE = Path(__file__).parent
+
+
+class ReportConfig(Config):
+    """inputs: the steps the page is about; whatever they were made from is found through their manifests.
+
+    title: of the page. answers: prompts a task whose sampled answers are shown, drawn with `seed`.
+    """
+
+    inputs: tuple[DataRef | ModelRef, ...] = Field(min_length=1)
+    title: str = "Post-training report"
+    answers: int = Field(6, ge=0)
+    seed: int = 0
+
+
+def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
+    """Write `report.html` and `tables.json`."""
+    return write_report(cfg, ctx.out)
+
+
+STEP = Step("report", ReportConfig, run, version=1)
+
+
+def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
+    """Write the page about finished folders into the folder `out` and return its path.
+
+    Raises DataError where an input is missing or damaged.
+    """
+    given = {} if title is None else {"title": title}
+    write_report(ReportConfig(inputs=tuple(str(path) for path in inputs), **given), Path(out))
+    return Path(out) / "report.html"
+
+
+def write_report(cfg: ReportConfig, out: Path) -> dict[str, Any]:
+    from posttrain.report.collect import collect
+
+    content = gather(cfg, collect(cfg.inputs))
+    with atomic(out / "report.html") as f:
+        f.write(render(content))
+    write_json(out / "tables.json", plain(content))
+    return {"steps": len(content["provenance"]["steps"]), "verdicts": content["verdicts"]}
+
+
+def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """All that the page shows, as plain data."""
+    from posttrain.report import stages
+    from posttrain.report.answers import sampled_answers
+    from posttrain.report.collect import read_summary
+    from posttrain.report.costs import cost_table, data_table
+    from posttrain.report.curves import training_curves
+    from posttrain.report.graph import provenance
+
+    evaluations = []
+    for artifact in artifacts:
+        if artifact.kind == "evaluate":
+            summary = read_summary(artifact)
+            evaluations.append(
+                {
+                    "name": artifact.name,
+                    "level": summary["level"],
+                    "models": [model["name"] for model in summary["models"]],
+                    "stages": stages.stage_table(summary),
+                    "groups": stages.group_tables(summary),
+                    "metrics": stages.metric_tables(summary),
+                    "differences": stages.difference_table(summary),
+                    "verdicts": stages.verdicts(summary),
+                    "comparisons": stages.count_comparisons(summary),
+                    "answers": sampled_answers(artifact, summary, cfg.answers, cfg.seed),
+                    "seed": summary.get("seed"),
+                    "limit": summary.get("limit"),
+                }
+            )
+    return {
+        "title": cfg.title,
+        "seed": cfg.seed,
+        "evaluations": evaluations,
+        "lead": _lead(evaluations, artifacts),
+        "verdicts": [v for evaluation in evaluations for v in evaluation["verdicts"]],
+        "curves": training_curves(artifacts),
+        "costs": cost_table(artifacts),
+        "data": data_table(artifacts),
+        "provenance": provenance(artifacts),
+    }
+
+
+def _lead(evaluations: Sequence[dict[str, Any]], artifacts: Sequence[Artifact]) -> str:
+    """What was run, in one sentence."""
+    from posttrain.report.costs import cost_table
+    from posttrain.report.text import duration, several
+
+    models = list(dict.fromkeys(model for evaluation in evaluations for model in evaluation["models"]))
+    tasks = sum(len(evaluation["stages"]["columns"]) for evaluation in evaluations)
+    total = cost_table(artifacts)["total"]["seconds"]
+    made = several(len(artifacts), "step") + (f", {duration(total)} of work" if total is not None else "")
+    if not models:
+        return f"{made}; nothing evaluated yet."
+    listed = models[0] if len(models) == 1 else ", ".join(models[:-1]) + " and " + models[-1]
+    return f"Measured {listed} on {several(tasks, 'task')}; {made} in all."
+
+
+def render(content: dict[str, Any]) -> str:
+    """The page. Everything is escaped but the figures, which this package drew itself."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from posttrain import __version__
+    from posttrain.report import text
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        amount=text.amount, duration=text.duration, size=text.size, several=text.several
+    )
+    environment.filters["drawn"] = Markup
+    return environment.get_template("page.html.j2").render(
+        **content,
+        has_answers=any(evaluation["answers"] for evaluation in content["evaluations"]),
+        marks={"better": "▲", "worse": "▼", "same": "≈", None: "·"},
+        percent=lambda level: f"{100 * level:.0f}\u202f%",
+        css=Markup((HERE / "page.css").read_text("utf-8")),
+        version=__version__,
+    )
+
+
+def _visible(value: Any) -> Any:
+    """Any text may have come with data (groups, licences, reasons): control characters are shown."""
+    from posttrain.report.text import visible
+
+    return visible(value, None).text if type(value) is str else value
+
+
+def plain(content: Any) -> Any:
+    """The same content as JSON can hold it, without the figures."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(content, dict):
+        return {
+            str(key): plain(value)
+            for key, value in content.items()
+            if key not in ("svg", "diagram", "scale", "range")
+        }
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    if hasattr(content, "__dataclass_fields__"):
+        return {name: plain(getattr(content, name)) for name in content.__dataclass_fields__}
+    return content
