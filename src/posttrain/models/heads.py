@@ -1,0 +1,110 @@
+"""Scalar heads on the last hidden state: k rewards, one value. How they are made, stored, and found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FILE, NAMES = "heads.safetensors", "heads.json"
+SOLE_ASPECT = "overall"
+
+
+def new_head(outputs: int, width: int, seed: int) -> nn.Linear:
+    """A bias-free float32 head [outputs, width] of standard deviation 1/√(width+1) (Stiennon et al. 2020)."""
+    import torch
+
+    head = torch.nn.Linear(width, outputs, bias=False, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0.0, (width + 1) ** -0.5, generator=generator)
+    return head
+
+
+def with_rows(head: nn.Linear, aspects: tuple[str, ...], known: dict[str, Tensor]) -> nn.Linear:
+    """Put the weights [width] of the aspects that are known into their rows."""
+    import torch
+
+    with torch.no_grad():
+        for row, aspect in enumerate(aspects):
+            if aspect in known:
+                head.weight[row] = known[aspect]
+    return head
+
+
+def read_heads(folder: Path, config: Any) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The reward heads (aspect → float32 [width]) and the value head (float32 [1, width]) of a folder.
+
+    They stand in `score.weight` of a sequence classification folder, else in `heads.safetensors`.
+    Raises ConfigError where they are announced and missing, or are not plain linear heads.
+    """
+    rewards: dict[str, Tensor] = {}
+    value = None
+    if is_classifier(config):
+        rewards = _rows(_score_weight(folder), _labels(config), folder)
+    if (folder / FILE).is_file():
+        from safetensors.torch import load_file
+
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        tensors = load_file(folder / FILE)
+        value = tensors.get("value.weight")
+        if "reward.weight" in tensors:
+            rewards = _rows(tensors["reward.weight"], names["reward"], folder)
+    return {aspect: row.float() for aspect, row in rewards.items()}, None if value is None else value.float()
+
+
+def write_heads(
+    folder: Path, aspects: tuple[str, ...], reward: nn.Linear | None, value: nn.Linear | None
+) -> None:
+    """Write heads that no transformers architecture has a place for."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: head.weight.detach().float().cpu().contiguous()
+        for name, head in (("reward.weight", reward), ("value.weight", value))
+        if head is not None
+    }
+    if tensors:
+        save_file(tensors, folder / FILE)
+        names = {"reward": list(aspects) if reward is not None else [], "value": value is not None}
+        (folder / NAMES).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+
+def is_classifier(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def _labels(config: Any) -> list[str]:
+    labels = [config.id2label[i] for i in range(config.num_labels)]
+    return [SOLE_ASPECT] if labels == ["LABEL_0"] else labels
+
+
+def _rows(weight: Tensor, names: list[str], folder: Path) -> dict[str, Tensor]:
+    if weight.shape[0] != len(names):
+        raise ConfigError(
+            f"{folder}: {weight.shape[0]} reward heads, but names for {len(names)}: {', '.join(names)}"
+        )
+    return dict(zip(names, weight, strict=True))
+
+
+def _score_weight(folder: Path) -> Tensor:
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys())
+            if "score.bias" in names:
+                raise ConfigError(
+                    f"{folder}: its reward head has a bias, which moves every score alike; remove it"
+                )
+            if "score.weight" in names:
+                return tensors.get_tensor("score.weight")
+    raise ConfigError(
+        f"{folder} says it is a sequence classifier, but holds no 'score.weight': only classifiers with one "
+        "linear head on a causal LM can be loaded as reward models"
+    )

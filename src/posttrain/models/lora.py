@@ -1,0 +1,78 @@
+"""LoRA on a causal LM: attach, and read the merged weights without touching the model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from posttrain.common.errors import ConfigError
+from posttrain.models.spec import LoRA
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+# State-space layers read these weights directly, past any adapter on them (some only in their fused kernels).
+_MAMBA1, _MAMBA2 = ("x_proj", "dt_proj", "out_proj"), ("out_proj",)
+_PAST_ADAPTERS = {
+    **dict.fromkeys(("mamba", "falcon_mamba", "jamba"), _MAMBA1),
+    **dict.fromkeys(("mamba2", "falcon_h1", "nemotron_h", "zamba2", "bamba", "granitemoehybrid"), _MAMBA2),
+}
+
+
+def attach(hf: PreTrainedModel, lora: LoRA) -> Any:
+    """Freeze the weights and put adapters beside them; returns a PeftModel that shares `hf`'s modules.
+
+    Raises ConfigError where `targets` name no module, or one whose adapter would have no effect.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    past = _PAST_ADAPTERS.get(hf.config.model_type, ())
+    useless = set(past) & set(lora.targets) if not isinstance(lora.targets, str) else set()
+    if useless:
+        raise ConfigError(
+            f"lora.targets: {hf.config.model_type} reads the weights of {', '.join(sorted(useless))} "
+            "directly, so an adapter there has no effect; leave them out"
+        )
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        exclude_modules=list(past) or None,
+        use_rslora=lora.rank_stabilized,
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # GPT-2's linear layers are stored transposed; peft notices and corrects for it.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
+        try:
+            return get_peft_model(hf, config)
+        except ValueError as e:
+            raise ConfigError(f"LoRA cannot be put on this {hf.config.model_type} model: {e}") from e
+
+
+def base_of(hf: nn.Module) -> PreTrainedModel:
+    """The Hugging Face causal LM inside a PeftModel, or the model itself."""
+    inner: Any = hf
+    return inner.get_base_model() if hasattr(hf, "get_base_model") else inner
+
+
+def merged_weights(hf: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the plain model; adapters are added in float32, into copies."""
+    from peft.tuners.lora import LoraLayer
+
+    base = base_of(hf)
+    state = base.state_dict()
+    if base is hf:
+        return state
+    layers: dict[str, Any] = {name: m for name, m in base.named_modules() if isinstance(m, LoraLayer)}
+    merged = {}
+    for key, tensor in state.items():
+        name, _, rest = key.partition(".base_layer.")
+        if rest == "weight":
+            tensor = tensor.float() + layers[name].get_delta_weight("default").float()
+        if ".lora_" not in key:
+            merged[f"{name}.{rest}" if rest else key] = tensor.detach()
+    return merged

@@ -1,0 +1,170 @@
+"""A model to a standard Hugging Face folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from posttrain.common.errors import StoreError
+from posttrain.common.files import disk_full, sync_folder
+from posttrain.models.heads import write_heads
+from posttrain.models.load_tokenizer import splits_as_written
+from posttrain.models.lora import merged_weights
+from posttrain.models.weights import quiet_transformers
+
+if TYPE_CHECKING:
+    from posttrain.models.load import Model
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(model: Model, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write weights, config, generation config, tokenizer and chat template; whole or not at all.
+
+    A LoRA is merged into the weights, and stands beside them in `adapter/` as peft writes it. A model with
+    reward heads becomes the architecture's `ForSequenceClassification` with a label per aspect; its LM head
+    is then not part of the folder unless it is tied to the embeddings. Heads that transformers has no place
+    for (a value head; rewards where the architecture has no sequence classification) stand in
+    `heads.safetensors`, always float32. dtype: of the weights in the folder. An existing folder is replaced.
+    Raises StoreError where the disk is full.
+    """
+    with whole_folder(folder) as draft, quiet_transformers():
+        shell = _classifier(model, dtype)
+        in_place = shell is not None
+        if shell is None:
+            shell = _filled(type(model.base), copy.deepcopy(model.base.config), _cast(model, dtype))
+        shell.generation_config = _valid(copy.deepcopy(model.base.generation_config))
+        shell.save_pretrained(draft)
+        model.tokenizer.save_pretrained(draft)
+        write_heads(draft, model.aspects, None if in_place else model.reward_head, model.value_head)
+        if hasattr(model.hf, "peft_config"):
+            model.hf.save_pretrained(str(draft / "adapter"), save_embedding_layers=False)
+            (draft / "adapter" / "README.md").unlink(missing_ok=True)
+        _warn_of_other_splits(draft, folder)
+
+
+def _cast(model: Model, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The merged weights in `dtype` on the CPU; what shared memory goes on sharing it."""
+    done: dict[tuple[int, torch.Size], Tensor] = {}
+    cast = {}
+    for name, tensor in merged_weights(model.hf).items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in done:
+            done[key] = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+        cast[name] = done[key]
+    return cast
+
+
+def _filled(cls: type[PreTrainedModel], config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of `cls` that holds `weights` themselves, for writing alone."""
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        shell = cls(config)
+    shell.load_state_dict(weights, strict=True, assign=True)
+    shell.tie_weights()
+    return shell
+
+
+def _classifier(model: Model, dtype: torch.dtype) -> PreTrainedModel | None:
+    """The model as its architecture's sequence classifier; None without reward heads or such a class."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSES
+
+    config = copy.deepcopy(model.base.config)
+    if model.reward_head is None or type(config) not in CLASSES:
+        return None
+    config.num_labels = len(model.aspects)
+    config.id2label = dict(enumerate(model.aspects))
+    config.label2id = {aspect: i for i, aspect in enumerate(model.aspects)}
+    cls: Any = CLASSES[type(config)]
+    with torch.device("meta"):
+        names = set(cls(config).state_dict())
+    weights = {name: tensor for name, tensor in _cast(model, dtype).items() if name in names}
+    weights["score.weight"] = model.reward_head.weight.detach().float().cpu()
+    return _filled(cls, config, weights) if set(weights) == names else None
+
+
+def _valid(config: Any) -> Any:
+    """Some published folders name a temperature without saying that they sample; that cannot be saved."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+    return config
+
+
+def _warn_of_other_splits(draft: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(draft)
+    if not splits_as_written(tokenizer, draft):
+        logger.warning(
+            "%s: AutoTokenizer of this transformers loads it as %s, which splits text otherwise than the "
+            "tokenizer of training; load it with PreTrainedTokenizerFast.from_pretrained, as posttrain does",
+            folder,
+            type(tokenizer).__name__,
+        )
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling of `folder` to write into; on success it is flushed to disk and takes the name.
+
+    Leftovers of killed writers of the same folder are removed. Raises StoreError where the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix, suffix = f".{folder.name}.", ".tmp"
+    for leftover in folder.parent.glob(f"{prefix}*{suffix}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=suffix))
+    try:
+        yield draft
+        _flush(draft)
+        draft.chmod(0o755)
+        _replace(draft, folder)
+    except BaseException as e:
+        shutil.rmtree(draft, ignore_errors=True)
+        if _is_disk_full(e):
+            raise StoreError(disk_full(folder)) from e
+        raise
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as f:
+                os.fsync(f.fileno())
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        os.rename(folder, old / "old")
+        os.rename(draft, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(draft, folder)
+    sync_folder(folder.parent)
+
+
+def _is_disk_full(e: BaseException) -> bool:
+    """safetensors reports a full disk as an error of its own, with the system's number in the text."""
+    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return type(e).__name__ == "SafetensorError" and any(
+        mark in str(e)
+        for mark in (f"code: {errno.ENOSPC},", f"os error {errno.ENOSPC}", f"code: {errno.EDQUOT},")
+    )
