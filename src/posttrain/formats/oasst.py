@@ -2,8 +2,8 @@
 
 A tree is one line: {"message_tree_id", "prompt": {"text", "role", "rank", "review_result", "deleted",
 "replies"}}, and each of the replies is such a message again. A message that is deleted, or whose review
-failed or never came (the option `unreviewed` keeps those), is left out with all that was written below it, and
-reported.
+failed or never came (the option `unreviewed` keeps those), is left out with all that was written below it,
+and reported.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def _read(
             continue
         name = format if format != "auto" else recognise([raw.row for raw in first], str(file))
         read = reader(name, kind, str(file))
+        rejects.formats[str(file)] = name
         for raw in chain(first, raws):
             yield from _rows(raw, read, kind, options, rejects)
 

@@ -71,6 +71,7 @@ class Rejects:
         self.reasons: Counter[str] = Counter()
         self.choices: Counter[str] = Counter()
         self.damaged: dict[str, str] = {}  # file -> what is wrong with the file as a whole
+        self.formats: dict[str, str] = {}  # file -> the format it was read in
         self.bytes_read = 0
         self._first = ""
         self._file: IO[str] | None = None

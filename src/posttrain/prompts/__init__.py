@@ -1,0 +1,1 @@
+"""Where rows come from, and which of them are kept."""
