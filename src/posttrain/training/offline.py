@@ -52,7 +52,7 @@ def encode_rows(
                     and (longest := max(len(branch.tokens) for branch in made.branches)) > max_length
                 ):
                     done.rejected.append(
-                        (row, RowError("tokens", f"{longest} tokens, max_length is {max_length}"))
+                        (row, RowError("", f"longer than max_length {max_length}: {longest} tokens"))
                     )
                 else:
                     done.examples.append(made)

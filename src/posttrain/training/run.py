@@ -126,7 +126,7 @@ def _encode(
             rejects.kept += len(side) - len(done.rejected)
             for row, error in done.rejected:
                 file, _, line = row.provenance.source.rpartition(":")
-                at = (file, int(line)) if line.isdigit() else (row.provenance.source, 0)
+                at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
                 rejects.add(*at, error, row.model_dump(mode="json"))
             sides.append(done)
         rejects.check(cfg.max_rejected)
