@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Order:
     """What is to be made: everything the manifest will say but the result.
 
     step: the name in the recipe. inputs: as the manifest lists them.
-    check: raises StoreError where an input has changed.
+    check: raises StoreError where an input has changed. cache: what steps of one store share.
     """
 
     step: str
@@ -44,7 +44,8 @@ class Order:
     config: Mapping[str, Any]
     inputs: Mapping[str, Any]
     run: Callable[[StepContext], dict[str, Any]]
-    check: Callable[[], None] = field(default=lambda: None)
+    check: Callable[[], None]
+    cache: Path | None = None
 
 
 def make(folder: Path, order: Order) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def make(folder: Path, order: Order) -> dict[str, Any]:
     began = time.monotonic()
     try:
         note = _begin(folder, order)
-        summary = order.run(StepContext(folder, state, order.step))
+        summary = order.run(StepContext(folder, state, order.step, order.cache))
         seconds = time.monotonic() - began
         _still_same(order, folder)
         manifest = _manifest(folder, order, summary, note, seconds)

@@ -17,7 +17,7 @@ from posttrain.common.step import Step
 from posttrain.flow.artifact import UNFINISHED
 from posttrain.flow.hashing import Hasher
 from posttrain.flow.hub import is_hub_id, revision
-from posttrain.flow.inputs import Leaf, plain
+from posttrain.flow.inputs import Leaf, Pinned, plain
 from posttrain.flow.references import Reference, read_reference
 
 
@@ -31,7 +31,7 @@ class Outside:
 
     value: str
     identity: Mapping[str, str]
-    pinned: str
+    pinned: str | Pinned
     path: Path | None = None
     stamp: str = ""
 
@@ -124,7 +124,7 @@ class Outsiders:
         if kind == "model" and is_hub_id(value):
             name, _, named = value.partition("@")
             commit = revision(name, named or at or "main")
-            return Outside(value, {"model": name, "revision": commit}, f"{name}@{commit}")
+            return Outside(value, {"model": name, "revision": commit}, Pinned(name, commit))
         wanted = (
             "no such folder, and no hub model of this form" if kind == "model" else "no such file or folder"
         )

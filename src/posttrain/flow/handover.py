@@ -10,7 +10,7 @@ from posttrain.common.errors import StoreError
 from posttrain.common.manifest import NAME, read_manifest
 from posttrain.flow.fingerprint import Outside
 from posttrain.flow.hashing import stamp
-from posttrain.flow.inputs import Leaf, replace_inputs
+from posttrain.flow.inputs import Leaf, Pinned, replace_inputs
 from posttrain.flow.references import read_reference
 
 
@@ -20,7 +20,7 @@ def resolve(config: Config, sources: Mapping[str, Path], outside: Mapping[str, O
     Raises StoreError where `@step/file` names a file that the artifact does not have.
     """
 
-    def place(leaf: Leaf) -> str:
+    def place(leaf: Leaf) -> str | Pinned:
         if leaf.kind is not None and leaf.value in sources:
             reference = read_reference(leaf.value)
             path = sources[leaf.value] / (reference.file if reference else "")

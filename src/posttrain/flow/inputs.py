@@ -34,6 +34,20 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """A hub model at one commit: `name` and the field `revision` beside it, else `name@commit`."""
+
+    name: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.commit}"
+
+
+Change = Callable[[Leaf], "str | Pinned"]
+
+
+@dataclass(frozen=True)
 class _Kind:
     """What annotations say of a value: (type, input kind or None) of each alternative in a union."""
 
@@ -46,7 +60,7 @@ class _Kind:
         return tuple(option for option, _ in self.options)
 
 
-def replace_inputs(config: Config, change: Callable[[Leaf], str]) -> Config:
+def replace_inputs(config: Config, change: Change) -> Config:
     """A copy of the config with each string that may name an input replaced by what `change` makes of it."""
     replaced: Config = _walk(config, _Kind(()), (), change)
     return replaced
@@ -64,24 +78,32 @@ def inputs_of(config: Config) -> list[Leaf]:
     return leaves
 
 
-def _walk(value: Any, kind: _Kind, path: Place, change: Callable[[Leaf], str]) -> Any:
+def _walk(value: Any, kind: _Kind, path: Place, change: Change) -> Any:
     if isinstance(value, BaseModel):
-        changed = {}
+        changed: dict[str, Any] = {}
         for name, field, inner in _fields(value, kind):
             old = getattr(value, name)
             new = _walk(old, inner, (*path, field), change)
-            if new is not old:
-                changed[name] = new
+            if isinstance(new, Pinned) and "revision" in type(value).model_fields:
+                changed |= {name: new.name, "revision": new.commit}
+            elif new is not old:
+                changed[name] = _settled(new)
         return value.model_copy(update=changed) if changed else value
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return change(_leaf(value, kind, path))
     if isinstance(value, Mapping):
-        items = {k: _walk(v, _inner(kind, dict), (*path, str(k)), change) for k, v in value.items()}
+        items = {k: _settled(_walk(v, _inner(kind, dict), (*path, str(k)), change)) for k, v in value.items()}
         return items if any(items[k] is not v for k, v in value.items()) else value
     if isinstance(value, list | tuple):
-        new = [_walk(v, _inner(kind, list, i), (*path, str(i)), change) for i, v in enumerate(value)]
+        new = [
+            _settled(_walk(v, _inner(kind, list, i), (*path, str(i)), change)) for i, v in enumerate(value)
+        ]
         return type(value)(new) if any(a is not b for a, b in zip(new, value, strict=True)) else value
     return value
+
+
+def _settled(value: Any) -> Any:
+    return str(value) if isinstance(value, Pinned) else value
 
 
 def _fields(model: BaseModel, kind: _Kind) -> Iterator[tuple[str, str, _Kind]]:

@@ -89,7 +89,7 @@ def _clear(folder: Path, key: str, force: bool) -> bool:
         if note["key"] != key or force:
             if not force:
                 raise ConfigError(
-                    f"{folder} holds an unfinished run with other settings or inputs, begun {note['started']};"
+                    f"{folder} holds an unfinished run of other settings or inputs ({note['started']});"
                     " run that one again to finish it, choose another --out, or give --force to discard it"
                 )
             set_aside(folder, folder.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ class Override:
         return ".".join(self.path)
 
 
-def parse_overrides(texts: Iterable[str]) -> list[Override]:
-    """Raises ConfigError for one that is not `path=value`."""
+def parse_overrides(given: Iterable[str] | Mapping[str, Any]) -> list[Override]:
+    """From `path=value` texts, or {path: value}. Raises ConfigError for one that is neither."""
+    if isinstance(given, Mapping):
+        return [Override(tuple(path.split(".")), value, f"{path}={value}") for path, value in given.items()]
     overrides = []
-    for text in texts:
+    for text in given:
         path, equals, value = text.partition("=")
         keys = tuple(path.strip().split("."))
         if not equals or not all(keys):

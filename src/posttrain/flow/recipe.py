@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -67,8 +68,10 @@ class Recipe:
         return Recipe(self.name, tuple(s for s in self.steps if s.name in wanted), self.notes)
 
 
-def load_recipe(path: Path | str, overrides: Iterable[str] = (), verbs: Mapping[str, str] = VERBS) -> Recipe:
-    """Read, expand and check a recipe. overrides: `path.to.field=value`, as `--set` takes them.
+def load_recipe(
+    path: Path | str, overrides: Iterable[str] | Mapping[str, Any] = (), verbs: Mapping[str, str] = VERBS
+) -> Recipe:
+    """Read, expand and check a recipe. overrides: `path.to.field=value`, as `--set` takes them, or a mapping.
 
     Raises ConfigError with every mistake in the configs and references of all steps, each with its place.
     """
@@ -76,7 +79,10 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), verbs: Mapping[
 
 
 def check_recipe(
-    source: Source, name: str, overrides: Iterable[str] = (), verbs: Mapping[str, str] = VERBS
+    source: Source,
+    name: str,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    verbs: Mapping[str, str] = VERBS,
 ) -> Recipe:
     """`load_recipe` for a document that has been read."""
     written = write_out(source, parse_overrides(overrides))

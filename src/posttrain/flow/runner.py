@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import time
@@ -74,35 +75,47 @@ def run_recipe(
     plan = make_plan(recipe, store)
     again = {planned.key: planned.name for planned in reversed(plan) if planned.name in forced}
     jobs = [Job(planned, again.get(planned.key) == planned.name) for planned in plan]
-    run = uuid.uuid4().hex[:12]
+    running = _Run(uuid.uuid4().hex[:12], store, say, tuple(job.name for job in jobs))
     steps = {planned.name: planned.key for planned in plan}
-    store.log(
-        {"run": run, "event": "start", "at": _now(), "recipe": os.path.abspath(recipe.name), "steps": steps}
-    )
-    numbers = {job.name: f"[{i}/{len(jobs)}] {job.name}" for i, job in enumerate(jobs, 1)}
+    running.log("start", recipe=os.path.abspath(recipe.name), steps=steps)
+    return list((executor or LocalExecutor()).run(jobs, running.work))
 
-    def work(job: Job) -> Done:
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a recipe, as the store's log tells of it. order: the names of its steps."""
+
+    id: str
+    store: Store
+    say: Say
+    order: tuple[str, ...]
+
+    def work(self, job: Job) -> Done:
         began = time.monotonic()
-        event = {
-            "run": run,
-            "event": "step",
-            "step": job.name,
-            "kind": job.planned.step.step.name,
-            "key": job.planned.key,
-        }
+        place = f"[{self.order.index(job.name) + 1}/{len(self.order)}] {job.name}"
         try:
-            done = perform(job, store, lambda line: say(f"{numbers[job.name]}: {line}"))
+            done = perform(job, self.store, lambda line: self.say(f"{place}: {line}"))
         except BaseException as e:
             outcome = "failed" if isinstance(e, Exception) else "interrupted"
-            spent = round(time.monotonic() - began, 3)
-            _log_quietly(store, event | {"at": _now(), "outcome": outcome, "seconds": spent, "error": str(e)})
+            with contextlib.suppress(
+                OSError, StoreError
+            ):  # the error on its way up matters more than the log
+                self.log_step(job, outcome, time.monotonic() - began, error=str(e))
+            self.say(f"{place}: {outcome}")
             if isinstance(e, Exception):
                 raise StepFailed(job.name, e) from e
             raise
-        store.log(event | {"at": _now(), "outcome": done.outcome, "seconds": round(done.seconds, 3)})
+        self.log_step(job, done.outcome, done.seconds)
         return done
 
-    return list((executor or LocalExecutor()).run(jobs, work))
+    def log_step(self, job: Job, outcome: str, seconds: float, **more: str) -> None:
+        kind = job.planned.step.step.name
+        what = {"step": job.name, "kind": kind, "key": job.planned.key, "outcome": outcome}
+        self.log("step", **what, seconds=round(seconds, 3), **more)
+
+    def log(self, event: str, **said: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.store.log({"run": self.id, "event": event, "at": now, **said})
 
 
 def perform(job: Job, store: Store, say: Say) -> Done:
@@ -173,6 +186,7 @@ def _order(planned: Planned, store: Store, folder: Path) -> Order:
         inputs=inputs | describe_outside(outside),
         run=lambda ctx: step.step.run(config, ctx),
         check=lambda: check_unchanged(outside),
+        cache=store.root / ".cache",
     )
 
 
@@ -183,15 +197,3 @@ def _source(name: str, key: str, store: Store) -> Path:
             f"the artifact of '{name}' has gone from {store.root} since the run began; run again"
         )
     return folder
-
-
-def _log_quietly(store: Store, event: dict[str, Any]) -> None:
-    """The error that is on its way up matters more than the log."""
-    try:
-        store.log(event)
-    except OSError:
-        return
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from posttrain.common.errors import StoreError
+from posttrain.common.files import disk_full
 from posttrain.common.manifest import NAME, read_manifest
 from posttrain.flow.hashing import Hasher
 
@@ -74,15 +76,19 @@ class Store:
             yield
 
     def log(self, event: dict[str, Any]) -> None:
-        """Append a line to `runs.jsonl`, whole or not at all as far as the file system allows."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Append a line to `runs.jsonl`. Raises StoreError where it cannot be written."""
         line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
-        with open(self.root / "runs.jsonl", "ab+") as f:
-            f.seek(0, os.SEEK_END)
-            if f.tell():
-                f.seek(-1, os.SEEK_END)
-                line = line if f.read(1) == b"\n" else "\n" + line
-            f.write(line.encode())
+        path = self.root / "runs.jsonl"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab+") as f:
+                if f.seek(0, os.SEEK_END):
+                    f.seek(-1, os.SEEK_END)
+                    line = line if f.read(1) == b"\n" else "\n" + line
+                f.write(line.encode())
+        except OSError as e:
+            full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StoreError(disk_full(path) if full else f"cannot write {path}: {e.strerror or e}") from e
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of `runs.jsonl`, without those that a full disk or a kill cut off."""

@@ -1,0 +1,97 @@
+"""What the commands print, and what becomes of errors: words for the user, exit codes for scripts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+import typer
+
+P = ParamSpec("P")
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+_STYLES = {"hit": "green", "resume": "yellow", "run": "bold"}
+
+
+def tell(line: str) -> None:
+    """Progress, on stderr."""
+    typer.echo(line, err=True)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command raises into a message and an exit code.
+
+    1: a step failed (with its traceback only where the error is not one that a user can mend);
+    2: wrong usage or config; 130: Ctrl-C.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        from posttrain.common.errors import ConfigError, PosttrainError
+
+        try:
+            function(*args, **kwargs)
+        except ConfigError as e:
+            raise _exit(str(e), WRONG) from None
+        except PosttrainError as e:
+            if e.__cause__ is not None and not isinstance(e.__cause__, PosttrainError | OSError):
+                traceback.print_exception(e.__cause__)
+            raise _exit(str(e), FAILED) from None
+        except KeyboardInterrupt:
+            raise _exit(
+                "stopped; what is finished is kept: give the same command to go on", INTERRUPTED
+            ) from None
+        except BrokenPipeError:
+            # The reader of our output has gone; nothing is left to say, and Python would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
+
+    return guarded
+
+
+def _exit(message: str, code: int) -> typer.Exit:
+    for i, line in enumerate(message.splitlines() or [""]):
+        typer.secho(f"{'error: ' if i == 0 else '       '}{line}", err=True, fg="red" if i == 0 else None)
+    return typer.Exit(code)
+
+
+def show_plan(plan: list[Any], notes: tuple[str, ...]) -> None:
+    """The table of `posttrain plan`: what is there, what will run, and why."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("step", "do", "status", "key", "what is new", box=None, pad_edge=False)
+    for planned in plan:
+        status = Text(planned.status, style=_STYLES[planned.status])
+        why = Text("\n".join(planned.why))
+        table.add_row(Text(planned.name), planned.step.step.name, status, planned.key[:12], why)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    for note in notes:
+        console.print(Text(f"note: {note}"))
+    counts = {status: sum(p.status == status for p in plan) for status in ("hit", "resume", "run")}
+    console.print(
+        Text(
+            ", ".join(
+                f"{count} to {status}" if status != "hit" else f"{count} hit"
+                for status, count in counts.items()
+                if count
+            )
+        )
+    )
+
+
+def show_result(out: Any, summary: Mapping[str, Any]) -> None:
+    """What a verb made: its numbers and its folder."""
+    for name, value in summary.items():
+        if isinstance(value, int | float | str | bool) or value is None:
+            shown = f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+            typer.echo(f"{name:<24} {shown}")
+    typer.echo(str(out))

@@ -1,0 +1,194 @@
+"""The verbs without a recipe: each builds the config that a recipe's step would have and runs its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from posttrain.cli.output import command, show_result, tell
+
+OUT = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)]
+MODEL = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A folder, a hub id, or {path: …, lora: {rank: 16}}.", show_default=False
+    ),
+]
+DATA = Annotated[
+    list[str] | None, typer.Option("--data", "-d", help="A file or folder of rows; may be repeated.")
+]
+SET = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Set any field of the step's config, e.g. optimizer.lr=1e-5.", metavar="A.B=C"
+    ),
+]
+CONFIG = Annotated[
+    Path | None,
+    typer.Option("--config", help="A YAML file with fields of the config; options and --set win."),
+]
+FORCE = Annotated[bool, typer.Option("--force", help="Replace another run's output in --out.")]
+
+EXAMPLES = {
+    "train": "posttrain train dpo --model Qwen/Qwen3-0.6B --data pairs.jsonl --out runs/dpo"
+    " --set method.beta=0.2",
+    "tokenizer": "posttrain tokenizer --data corpus.jsonl --out runs/tokenizer --set vocab_size=8000",
+    "curate": "posttrain curate gsm8k_train.jsonl.gz --out runs/demos --set holdout=0.1",
+    "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --set n=4",
+    "judge": "posttrain judge --data runs/samples --judge '{name: reward, model: runs/reward}'"
+    " --out runs/pairs",
+    "evaluate": "posttrain evaluate --model runs/sft --model runs/dpo"
+    " --task '{name: pair_accuracy, data: heldout.jsonl}' --out runs/score",
+    "report": "posttrain report runs/score --out runs/page",
+}
+
+
+def register(app: typer.Typer) -> None:
+    for function in (train, tokenizer, curate, sample, judge, evaluate, report):
+        name = function.__name__
+        app.command(name, epilog=f"Example: {EXAMPLES[name]}")(function)
+
+
+def _run(
+    verb: str, out: Path, given: Mapping[str, Any], config: Path | None, sets: list[str] | None, force: bool
+) -> None:
+    """Fields from the file, then from the options that were given, then from --set."""
+    from posttrain.flow.api import run_verb
+    from posttrain.flow.overrides import parse_overrides, set_at
+    from posttrain.flow.source import read_yaml
+
+    fields = dict(read_yaml(config).data) if config else {}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    for override in parse_overrides(sets or []):
+        set_at(fields, override.path, override.value, override.place)
+    result = run_verb(verb, out, fields, force=force, say=tell)
+    show_result(result.out, result.summary)
+
+
+def _read(text: str | None) -> Any:
+    """An option's value: text, or a mapping or list where it is written as one."""
+    from posttrain.flow.source import parse_value
+
+    return parse_value(text, text) if text is not None and text.lstrip().startswith(("{", "[")) else text
+
+
+def _several(texts: list[str] | None) -> Any:
+    """One value as it is, several as a list."""
+    values = [_read(text) for text in texts or []]
+    return values[0] if len(values) == 1 else values or None
+
+
+@command
+def train(
+    method: Annotated[str, typer.Argument(help="pretrain, sft, reward, dpo, or package.module:METHOD.")],
+    out: OUT,
+    model: MODEL = None,
+    data: DATA = None,
+    heldout: Annotated[
+        str | None, typer.Option("--heldout", help="Held-out rows: a file, or a share of --data such as 0.1.")
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Train a model by METHOD; --out receives the model folder, metrics.jsonl and manifest.json."""
+    from posttrain.flow.source import parse_value, read_yaml
+
+    written = read_yaml(config).data.get("method") if config else None
+    chosen = {**written, "name": method} if isinstance(written, dict) else {"name": method}
+    share = parse_value(heldout, "--heldout") if heldout is not None else None
+    given = {
+        "method": chosen,
+        "model": _read(model),
+        "data": _several(data),
+        "heldout": share if isinstance(share, float) else heldout,
+    }
+    _run("train", out, given, config, sets, force)
+
+
+@command
+def tokenizer(
+    out: OUT, data: DATA = None, sets: SET = None, config: CONFIG = None, force: FORCE = False
+) -> None:
+    """Train a tokenizer."""
+    _run("tokenizer", out, {"data": _several(data)}, config, sets, force)
+
+
+@command
+def curate(
+    out: OUT,
+    source: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, or {name: source, …}.", show_default=False)
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Gather rows from SOURCE, in whatever format they are, clean, select and split them."""
+    _run("curate", out, {"source": _several(source)}, config, sets, force)
+
+
+@command
+def sample(
+    out: OUT,
+    model: MODEL = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", "-p", help="Rows with prompts, of any kind.")
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Let a model answer prompts."""
+    _run("sample", out, {"model": _read(model), "prompts": _read(prompts)}, config, sets, force)
+
+
+@command
+def judge(
+    out: OUT,
+    data: DATA = None,
+    judge: Annotated[str | None, typer.Option("--judge", help="A judge: a name, or {name: …, …}.")] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Let a judge score answers, and make ratings or comparisons of it."""
+    _run("judge", out, {"data": _several(data), "judge": _read(judge)}, config, sets, force)
+
+
+@command
+def evaluate(
+    out: OUT,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A model; repeat it to compare several, in order."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="A task: a name, or {name: …, …}; may be repeated."),
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Measure models on tasks, item by item, with intervals and paired differences."""
+    tasks = [_read(text) for text in task] if task else None
+    _run("evaluate", out, {"model": _several(model), "tasks": tasks}, config, sets, force)
+
+
+@command
+def report(
+    out: OUT,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders of finished steps, evaluations above all.", show_default=False),
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Write one HTML page about evaluations and all the steps that led to them."""
+    _run("report", out, {"inputs": inputs or None}, config, sets, force)
