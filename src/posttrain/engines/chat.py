@@ -45,7 +45,7 @@ class ChatConfig(Config):
     @property
     def params(self) -> SamplingParams:
         names = SamplingParams.model_fields.keys() & type(self).model_fields
-        return SamplingParams(**{name: getattr(self, name) for name in names})
+        return parse(SamplingParams, {name: getattr(self, name) for name in names}, "chat")
 
 
 def chat(model: Any, **settings: Any) -> None:

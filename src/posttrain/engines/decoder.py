@@ -123,7 +123,7 @@ class Rows:
             inputs["logits_to_keep"] = 1
         out = wiring.hf(**inputs)
         if wiring.mode != "plain":
-            self.cache = out[wiring.cache_name]
+            self.cache = getattr(out, wiring.cache_name or "")
         return out.logits[:, -1]
 
 

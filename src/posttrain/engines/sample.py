@@ -148,7 +148,7 @@ def _with_room(prompts: Sequence[Prompt], engine: LocalEngine, source: str, reje
 
 def _row(prompt: Prompt, responses: tuple[Response, ...], model: str, params: SamplingParams) -> Samples:
     parent = prompt.provenance
-    settings = params.model_dump(exclude_defaults=True) | {"temperature": params.temperature}
+    settings = params.model_dump(exclude_defaults=True, exclude={"n"}) | {"temperature": params.temperature}
     maker = ", ".join([model, *(f"{key} {value}" for key, value in settings.items())])
     provenance = Provenance(
         id=row_id(parent.id, model, params.model_dump()),
