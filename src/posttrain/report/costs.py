@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.report.collect import Artifact, first_number, read_lines
 from posttrain.report.curves import method_of
 from posttrain.report.text import amount, duration, size
 
-TOKENS = ("tokens", "trained_tokens", "tokens_generated", "generated_tokens", "sampled_tokens")
-SPEED = ("tokens_per_second", "tokens_per_s")
-MEMORY = ("peak_memory_bytes", "peak_memory", "memory_bytes")
+TOKENS = ("tokens",)
+SPEED = ("tokens_per_second",)
+MEMORY = ("peak_memory_mb",)
 
 
 def cost_table(artifacts: Sequence[Artifact]) -> dict[str, Any]:
@@ -40,7 +41,8 @@ def _cost(artifact: Artifact) -> dict[str, Any]:
     last = _last_metrics(artifact)
     sources = (artifact.summary, artifact.manifest, last)
     tokens = first_number(sources, TOKENS)
-    memory = first_number(sources, MEMORY)
+    peak = first_number(sources, MEMORY)
+    memory = None if peak is None else peak * 2**20
     speed = first_number(sources, SPEED)
     spent = first_number((artifact.summary, last), ("seconds",)) or artifact.seconds
     if speed is None and tokens and spent:
@@ -50,6 +52,7 @@ def _cost(artifact: Artifact) -> dict[str, Any]:
         "kind": artifact.kind,
         "method": method_of(artifact),
         "seconds": artifact.seconds,
+        "resumed": artifact.manifest.get("resumed") or 0,
         "tokens": tokens,
         "tokens_per_second": speed,
         "memory": memory,
@@ -72,39 +75,66 @@ def _last_metrics(artifact: Artifact) -> dict[str, Any]:
 
 
 def data_table(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """For each artifact with rows: how many were kept, held out, rejected and why, and their licences."""
+    """For each step that took rows in: how many it kept, held out, rejected, left out, and why; licences."""
     tables = []
     for artifact in artifacts:
-        kinds, licences = _count_rows(artifact, "rows.jsonl")
-        heldout, _ = _count_rows(artifact, "heldout.jsonl")
-        reasons = Counter(_reason(line) for line in read_lines(artifact.folder / "rejected.jsonl"))
-        if kinds or reasons:
+        kept, held = _count_rows(artifact, "rows.jsonl"), _count_rows(artifact, "heldout.jsonl")
+        rejected, left_out = _losses(artifact)
+        told = artifact.summary.get("rows")
+        rows = sum(kept.kinds.values()) or (told.get("kept") if isinstance(told, dict) else None)
+        if rows or rejected or left_out:
             tables.append(
                 {
                     "step": artifact.name,
-                    "rows": sum(kinds.values()),
-                    "kinds": dict(kinds),
-                    "heldout": sum(heldout.values()),
-                    "rejected": sum(reasons.values()),
-                    "reasons": dict(reasons.most_common()),
-                    "licences": dict(licences.most_common()),
+                    "rows": rows,
+                    "kinds": dict(kept.kinds),
+                    "heldout": sum(held.kinds.values()),
+                    "rejected": sum(rejected.values()),
+                    "reasons": dict(rejected.most_common()),
+                    "left_out": sum(left_out.values()),
+                    "choices": dict(left_out.most_common()),
+                    "licences": dict(kept.licences.most_common()),
                 }
             )
     return tables
 
 
-def _reason(rejected: dict[str, Any]) -> str:
-    """Field and kind of a rejection; what follows a colon is about the single row."""
-    kind = str(rejected.get("reason") or "no reason given").partition(":")[0].partition(" at position")[0]
-    return f"{rejected['field']}: {kind}" if rejected.get("field") else kind
+@dataclass
+class _Rows:
+    kinds: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
 
 
-def _count_rows(artifact: Artifact, name: str) -> tuple[Counter[str], Counter[str]]:
-    kinds: Counter[str] = Counter()
-    licences: Counter[str] = Counter()
+def _count_rows(artifact: Artifact, name: str) -> _Rows:
+    found = _Rows()
     for row in read_lines(artifact.folder / name):
         provenance = row.get("provenance")
         licence = provenance.get("licence") if isinstance(provenance, dict) else None
-        kinds[str(row.get("kind") or "unknown")] += 1
-        licences[str(licence or "not stated")] += 1
-    return kinds, licences
+        found.kinds[str(row.get("kind") or "unknown")] += 1
+        found.licences[str(licence or "not stated")] += 1
+    return found
+
+
+def _losses(artifact: Artifact) -> tuple[Counter[str], Counter[str]]:
+    """Reasons of rows that could not be used, and of those left out by choice.
+
+    The step's own account where its summary has one; else all of `rejected.jsonl` counts as rejected.
+    """
+    summary = artifact.summary
+    if isinstance(summary.get("rejected"), dict):
+        return _reasons(summary["rejected"]), _reasons(summary.get("left_out"))
+    if isinstance(summary.get("rows"), dict):
+        return _reasons(summary["rows"]), Counter()
+    return Counter(_reason(line) for line in read_lines(artifact.folder / "rejected.jsonl")), Counter()
+
+
+def _reasons(account: Any) -> Counter[str]:
+    reasons = account.get("reasons") if isinstance(account, dict) else None
+    known = reasons.items() if isinstance(reasons, dict) else ()
+    return Counter({str(reason): count for reason, count in known if isinstance(count, int)})
+
+
+def _reason(rejected: dict[str, Any]) -> str:
+    """Field and kind of a rejection; what follows a colon is about the single row."""
+    kind = str(rejected.get("reason") or "no reason given").partition(":")[0].partition(" at position")[0]
+    return f"field '{rejected['field']}': {kind}" if rejected.get("field") else kind

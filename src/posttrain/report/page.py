@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from posttrain.report.collect import Artifact
 
 HERE = Path(__file__).parent
+_DRAWN = ("svg", "diagram", "scale", "range")  # what the page draws, which tables.json leaves out
 
 
 class ReportConfig(Config):
@@ -157,11 +158,7 @@ def plain(content: Any) -> Any:
     if isinstance(content, str):
         return content.encode("utf-8", "replace").decode("utf-8")
     if isinstance(content, dict):
-        return {
-            str(key): plain(value)
-            for key, value in content.items()
-            if key not in ("svg", "diagram", "scale", "range")
-        }
+        return {plain(str(key)): plain(value) for key, value in content.items() if key not in _DRAWN}
     if isinstance(content, list | tuple):
         return [plain(value) for value in content]
     if hasattr(content, "__dataclass_fields__"):
