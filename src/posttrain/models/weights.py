@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -53,7 +54,7 @@ def read_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool = Fal
         classifier = is_classifier(config)
         rewards, value = read_heads(folder, config)
         hf, report = _from_pretrained(folder, dtype, trust_remote_code)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as e:
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as e:
         raise ConfigError(f"the model in {folder} cannot be loaded: {e}") from e
     lm_head = _check_complete(folder, hf, report, classifier)
     hf.config.architectures = [type(hf).__name__]
@@ -67,6 +68,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreT
         "use_safetensors": True,
         "trust_remote_code": code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported, and refused below with the names
     }
     with quiet_transformers():
         try:
@@ -84,11 +86,11 @@ def _check_complete(folder: Path, hf: PreTrainedModel, report: dict[str, Any], c
     head = hf.get_output_embeddings()
     head_names = {name for name, p in hf.named_parameters() if any(p is q for q in head.parameters())}
     lost = missing - head_names if classifier else missing
-    if lost or report["mismatched_keys"]:
-        names = ", ".join(sorted(map(str, lost or report["mismatched_keys"]))[:5])
+    lost |= {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    if lost:
         raise ConfigError(
-            f"the weights in {folder} do not fit its config.json: {len(lost) or 'some'} tensors are missing "
-            f"or of another shape ({names}); the folder is incomplete, or the config is another model's"
+            f"the weights in {folder} do not fit its config.json: {len(lost)} tensors are missing or of "
+            f"another shape ({', '.join(sorted(lost)[:5])}); the folder is incomplete, or the config is another's"
         )
     unused = {name for name in unexpected if not name.startswith("score.")}
     if unused:
