@@ -37,7 +37,8 @@ def parse_overrides(given: Iterable[str] | Mapping[str, Any]) -> list[Override]:
         keys = tuple(path.strip().split("."))
         if not equals or not all(keys):
             raise ConfigError(f"--set {text}: write it as path.to.field=value")
-        overrides.append(Override(keys, parse_value(value, f"--set {text}"), text))
+        bare = value.startswith("@")  # a shell has taken the quotes that YAML wants around a reference
+        overrides.append(Override(keys, value if bare else parse_value(value, f"--set {text}"), text))
     return overrides
 
 

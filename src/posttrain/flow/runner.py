@@ -27,7 +27,8 @@ class StepFailed(PosttrainError):
     """A step of a run failed; its cause is the error itself. step: its name."""
 
     def __init__(self, step: str, cause: BaseException) -> None:
-        super().__init__(f"step '{step}' failed: {cause}")
+        said = str(cause) if isinstance(cause, PosttrainError) else f"{type(cause).__name__}: {cause}"
+        super().__init__(f"step '{step}' failed: {said}")
         self.step = step
 
 

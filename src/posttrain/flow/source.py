@@ -27,12 +27,11 @@ class Places:
     prefix: Place = ()
 
     def at(self, path: Place = ()) -> str:
-        """The place of `path`, or of the nearest key above it that was written."""
+        """The place of `path`; where it was not written, of a key in it (an override's), else above it."""
         full = (*self.prefix, *path)
-        for end in range(len(full), -1, -1):
-            if full[:end] in self.entries:
-                return self.entries[full[:end]]
-        return ""
+        inside = (place for key, place in self.entries.items() if key[: len(full)] == full)
+        above = (self.entries[full[:end]] for end in range(len(full), -1, -1) if full[:end] in self.entries)
+        return self.entries.get(full) or next(inside, None) or next(above, "")
 
     def under(self, *path: str) -> Places:
         return Places(self.entries, (*self.prefix, *path))
@@ -107,12 +106,19 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def _build(text: str, name: str, entries: dict[Place, str]) -> Any:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as e:
+        line = text.count("\n", 0, e.position) + 1
+        found = f"U+{ord(text[e.position]):04X}"
+        raise ConfigError(f"{name}:{line}: the character {found} may not stand in YAML") from None
     try:
         node = loader.get_single_node()
         return None if node is None else _Builder(loader, name, entries).value(node, ())
     except yaml.MarkedYAMLError as e:
         line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
+        if e.problem and "'@'" in e.problem:
+            raise ConfigError(f'{name}{line}: put references in quotes: "@step"') from None
         context = f"{e.context}: " if e.context else ""
         raise ConfigError(f"{name}{line}: {context}{e.problem}") from None
     except (yaml.YAMLError, ValueError) as e:
