@@ -48,7 +48,7 @@ def difference_table(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdicts(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """What changed from model to model: an entry a pair of consecutive ones, with the headline of every task."""
+    """What changed from model to model: an entry a pair of consecutive ones, with every headline metric."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in difference_table(summary):
         if "previous" in row["against"]:

@@ -12,11 +12,13 @@ from posttrain.common.errors import ConfigError
 from posttrain.common.registry import resolve
 from posttrain.evaluation.task import TaskConfig
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
+from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
 
 TASKS: dict[str, type[TaskConfig]] = {
     "heldout_loss": HeldoutLoss,
     "pair_accuracy": PairAccuracy,
+    "judged": Judged,
 }
 
 
@@ -56,11 +58,16 @@ def read_task(value: Any) -> Any:
         raise ValueError(f"a task is a name or a mapping with a 'name', got {value!r}")
     label = spec.pop("label", name)
     try:
-        return TaskUse(
-            name=name, label=label, settings=parse(resolve("tasks", name, TASKS), spec, f"task {name}")
-        )
+        return TaskUse(name=name, label=label, settings=parse(_task_class(name), spec, f"task {name}"))
     except ConfigError as e:
         raise ValueError(str(e)) from None
+
+
+def _task_class(name: str) -> type[Config]:
+    found = resolve("tasks", name, TASKS)
+    if isinstance(found, type) and issubclass(found, Config) and hasattr(found, "evaluate"):
+        return found
+    raise ConfigError(f"'{name}' is a {type(found).__name__}, not a task: a Config class with `evaluate`")
 
 
 def _name_of(task: Config) -> str:

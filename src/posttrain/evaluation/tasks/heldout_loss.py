@@ -45,7 +45,9 @@ class HeldoutLoss(TaskConfig):
         rows = ctx.take([self._item(row) for row in read_items(self.data, Row)])
         model = ctx.model()
         encoded = self._encode(rows, model.template)
-        scored = score_groups(model, [(Branch(e.tokens, e.mask),) for e in encoded], ctx.label)
+        # The first token of a document without BOS has nothing before it that could predict it.
+        branches = [(Branch(e.tokens, [False, *e.mask[1:]]),) for e in encoded]
+        scored = score_groups(model, branches, ctx.label)
         return [
             self._outcome(row, found[0].logp, found[0].tokens)
             if found
