@@ -209,7 +209,7 @@ class TestSpecialTokens:
         model.save(tmp_path / "b")
         config = GenerationConfig.from_pretrained(tmp_path / "b")
         assert config.eos_token_id == [2, 0]
-        assert config.pad_token_id is None
+        assert config.pad_token_id == 0
         again = load_model(tmp_path / "b", dtype=F32)
         assert again.template.stop_ids == (2, 0)
 

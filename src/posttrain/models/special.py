@@ -13,9 +13,9 @@ _PAD_NAMES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|paddi
 
 
 def settle_special_tokens(hf: PreTrainedModel, tokenizer: Any, template: ChatTemplate) -> None:
-    """Make tokenizer, config and generation config agree: every stop token ends a generation, none pads.
+    """Make tokenizer, config and generation config agree: every stop token ends a generation.
 
-    Nothing is padded in training here. But a folder whose padding token is its end token makes plain
+    Nothing is padded in training here. But a folder whose padding token ends its responses makes plain
     transformers score a response before its end, and other trainers leave the end out of the loss.
     """
     pad = padding_token(tokenizer, template.stop_ids)
@@ -29,7 +29,7 @@ def settle_special_tokens(hf: PreTrainedModel, tokenizer: Any, template: ChatTem
 
 
 def padding_token(tokenizer: Any, stop_ids: tuple[int, ...]) -> int | None:
-    """A token that never ends a response: the tokenizer's pad, one by a usual name, unk or bos; else none.
+    """A token that ends no written response: the tokenizer's pad, one by a usual name, unk or bos; else none.
 
     Without one, plain transformers refuses to score more than one row at once, which is better than scoring
     wrongly.
@@ -37,4 +37,4 @@ def padding_token(tokenizer: Any, stop_ids: tuple[int, ...]) -> int | None:
     vocabulary = tokenizer.get_vocab()
     named = [vocabulary.get(name) for name in _PAD_NAMES]
     candidates = [tokenizer.pad_token_id, *named, tokenizer.unk_token_id, tokenizer.bos_token_id]
-    return next((token for token in candidates if token is not None and token not in stop_ids), None)
+    return next((token for token in candidates if token is not None and token not in stop_ids[:1]), None)

@@ -58,6 +58,7 @@ class ChatTemplate:
         stop_ids: every token that ends a response; the one the template writes comes first.
         written_stop: the id of the stop token that the template writes after an assistant turn, or None; then
             `stop_ids[0]` is put after a response all the same.
+        adds_bos: the tokenizer puts a BOS token before plain texts.
         opening, ending: the text the template writes before and after the words of a last assistant turn.
 
     Raises ConfigError for a template that cannot be found or does not compile.
@@ -76,7 +77,7 @@ class ChatTemplate:
         stops = [tokenizer.convert_ids_to_tokens(i) for i in self.stop_ids]
         self._encoder = TextEncoder(tokenizer, extra=stops)
         self._rendered.cache_clear()
-        self._adds_bos = adds_bos(tokenizer)
+        self.adds_bos = adds_bos(tokenizer)
 
     # Rendering
 
@@ -154,7 +155,7 @@ class ChatTemplate:
 
     def documents(self, texts: Sequence[str]) -> list[Encoded]:
         """Plain texts to pretrain on, each closed by the end-of-text token; all but a BOS is supervised."""
-        head = [self.tokenizer.bos_token_id] if self._adds_bos else []
+        head = [self.tokenizer.bos_token_id] if self.adds_bos else []
         eos = self.tokenizer.eos_token_id
         end = [] if eos is None else [eos]
         bodies = self._encoder.encode([Piece(self._encoder.mark(text), inner=bool(head)) for text in texts])
@@ -162,6 +163,10 @@ class ChatTemplate:
             Encoded(head + body + end, [False] * len(head) + [True] * (len(body) + len(end)))
             for body in bodies
         ]
+
+    def encode_whole(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a whole conversation tokenised in one go, as other software would."""
+        return self._encoder.encode([Piece(self._render(tuple(messages), False))])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of a response: no special or stop tokens, nor what the template itself puts first."""

@@ -90,7 +90,8 @@ def _check_complete(folder: Path, hf: PreTrainedModel, report: dict[str, Any], c
     if lost:
         raise ConfigError(
             f"the weights in {folder} do not fit its config.json: {len(lost)} tensors are missing or of "
-            f"another shape ({', '.join(sorted(lost)[:5])}); the folder is incomplete, or the config is another's"
+            f"another shape ({', '.join(sorted(lost)[:5])}); the folder is incomplete or the config is "
+            "another's"
         )
     unused = {name for name in unexpected if not name.startswith("score.")}
     if unused:
