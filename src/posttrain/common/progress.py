@@ -6,7 +6,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -37,7 +41,6 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
 
 @contextmanager
 def _rich(label: str, total: float | None, unit: str) -> Iterator[Bar]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -56,7 +59,7 @@ def _rich(label: str, total: float | None, unit: str) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as shown:
+    with Progress(*columns, console=_stderr()) as shown:
         task = shown.add_task(label, total=total, rate="", note="")
         started = time.monotonic()
 
@@ -69,6 +72,14 @@ def _rich(label: str, total: float | None, unit: str) -> Iterator[Bar]:
                 shown.update(task, advance=n, rate=f"{rate:,.1f} {unit}/s", note=note)
 
         yield _Bar()
+
+
+@cache
+def _stderr() -> Console:
+    """One console for all bars: a bar inside another is then drawn below it and not over it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 class _Lines:

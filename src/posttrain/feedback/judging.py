@@ -1,0 +1,134 @@
+"""The `judge` step: a judge scores or compares responses, and its verdicts become comparisons or ratings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from posttrain.common.chunks import in_chunks
+from posttrain.common.config import Config, DataRef
+from posttrain.common.errors import ConfigError, DataError
+from posttrain.common.files import atomic
+from posttrain.common.progress import progress
+from posttrain.common.step import Step, StepContext
+from posttrain.feedback.asking import WHY, by_comparing, by_scoring, ratings
+from posttrain.feedback.judge import Judge, PairJudge
+from posttrain.feedback.judges import JudgeField
+from posttrain.feedback.pairing import Group, Pairs
+from posttrain.feedback.verdict_rows import grouped
+from posttrain.formats.read import read_records
+from posttrain.formats.rejects import Rejects
+from posttrain.formats.write import line_of
+from posttrain.records import Row
+
+# Prompts between two saved states: what a killed run loses at most.
+_CHUNK = 256
+
+
+class JudgeConfig(Config):
+    """Who judges what, and what becomes of it.
+
+    data: samples (those of one prompt are judged together, also from several files), comparisons (judged
+    anew), demonstrations or ratings. judge: a name, or `{name: …, settings…}`.
+    to: "comparisons" or "ratings". pairs: the best against the worst by score; all of them; or two at random.
+    With "all" and "random" a judge that can compare does so; otherwise, and for one aspect, scores decide.
+    min_gap: difference of scores, or of the two probabilities, that a pair needs at least.
+    aspect: "overall", or a part of the judge's verdicts to go by.
+    seed: of random pairs and of which response a judge sees first.
+    max_rejected: share of rows that may be unreadable before the step fails.
+    """
+
+    data: DataRef | list[DataRef]
+    judge: JudgeField
+    to: Literal["comparisons", "ratings"] = "comparisons"
+    pairs: Pairs = "best_worst"
+    min_gap: float = Field(0.0, ge=0)
+    aspect: str = "overall"
+    seed: int = 0
+    max_rejected: float = Field(0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _used(self) -> JudgeConfig:
+        idle = {"pairs", "min_gap", "aspect"} & self.model_fields_set
+        if self.to == "ratings" and idle:
+            raise ValueError(f"'{min(idle)}' is set, but ratings make no pairs; leave it out")
+        return self
+
+
+def run(cfg: JudgeConfig, ctx: StepContext) -> dict[str, Any]:
+    """Write `rows.jsonl` and `rejected.jsonl`. What a killed run finished is kept."""
+    rows: list[Row] = []
+    with Rejects(ctx.out / "rejected.jsonl") as rejects:
+        for path in [cfg.data] if isinstance(cfg.data, str) else cfg.data:
+            rows.extend(read_records(path, rejects=rejects))
+    rejects.kept = len(rows)
+    rejects.check(cfg.max_rejected)
+    groups = grouped(rows)
+    judge = _opened(cfg)
+    counts: Counter[str] = Counter(rejected=rejects.rejected)
+    with (
+        progress(ctx.label, len(groups), "prompt") as bar,
+        atomic(ctx.out / "rows.jsonl", "wb") as f,
+    ):
+        for first, *lines in in_chunks(groups, _CHUNK, ctx.state, partial(_judge_chunk, cfg, judge)):
+            here = json.loads(first)
+            counts.update(here)
+            f.writelines(lines)
+            bar.advance(here["prompts"])
+    summary = _summary(cfg, counts)
+    if not summary[cfg.to]:
+        raise DataError(f"judge {cfg.judge.label}: not one of the {cfg.to} came of it: {summary}")
+    return summary
+
+
+STEP = Step("judge", JudgeConfig, run, version=1)
+
+
+def _compares(cfg: JudgeConfig, judge: Judge | PairJudge) -> bool:
+    """Whether pairs are compared as such; one aspect, and a best and worst, take scores."""
+    as_pairs = cfg.to == "comparisons" and cfg.pairs != "best_worst" and cfg.aspect == "overall"
+    return as_pairs and isinstance(judge, PairJudge)
+
+
+def _opened(cfg: JudgeConfig) -> Judge | PairJudge:
+    """Raises ConfigError where the judge cannot do what is asked."""
+    judge = cfg.judge.open()
+    if isinstance(judge, Judge) or _compares(cfg, judge):
+        return judge
+    if cfg.to == "ratings":
+        raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so it gives no ratings")
+    raise ConfigError(
+        f"judge '{cfg.judge.name}' compares and does not score: set pairs to all or random, without an aspect"
+    )
+
+
+def _judge_chunk(
+    cfg: JudgeConfig, judge: Judge | PairJudge, number: int, groups: Sequence[Group]
+) -> list[bytes]:
+    """One line of counts, then the rows."""
+    counts = Counter(prompts=len(groups), responses=sum(len(group.candidates) for group in groups))
+    if _compares(cfg, judge):
+        made = by_comparing(cfg, cast(PairJudge, judge), groups, counts)
+    else:
+        ask = ratings if cfg.to == "ratings" else by_scoring
+        made = ask(cfg, cast(Judge, judge), groups, counts)
+    counts[cfg.to] = len(made)
+    return [json.dumps(counts).encode() + b"\n", *map(line_of, made)]
+
+
+def _summary(cfg: JudgeConfig, counts: Counter[str]) -> dict[str, Any]:
+    """What became of the responses; nothing that gave no preference is left unsaid."""
+    names = ["prompts", "responses", cfg.to, "cut_off", "no_answer", "rejected"]
+    if cfg.to == "comparisons":
+        names += ["ties", "too_close", "identical", "unpaired"]
+    why = Counter({k.removeprefix(WHY): n for k, n in counts.items() if k.startswith(WHY)})
+    return (
+        {"judge": cfg.judge.label}
+        | {n: counts[n] for n in names}
+        | {"no_answer_reasons": dict(why.most_common(5))}
+    )
