@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from posttrain.common.errors import ConfigError, StoreError
+from posttrain.models.folder import whole_folder
 from posttrain.models.load import Model, load_model
-from posttrain.models.save import whole_folder
 from posttrain.models.spec import LoRA, ModelSpec
 
 F32 = torch.float32

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import errno
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from posttrain.common.errors import StoreError
-from posttrain.common.files import disk_full, sync_folder
+from posttrain.models.folder import whole_folder
 from posttrain.models.heads import write_heads
 from posttrain.models.load_tokenizer import splits_as_written
 from posttrain.models.lora import merged_weights
@@ -115,56 +108,3 @@ def _warn_of_other_splits(draft: Path, folder: Path) -> None:
             folder,
             type(tokenizer).__name__,
         )
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary sibling of `folder` to write into; on success it is flushed to disk and takes the name.
-
-    Leftovers of killed writers of the same folder are removed. Raises StoreError where the disk is full.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f".{folder.name}.", ".tmp"
-    for leftover in folder.parent.glob(f"{prefix}*{suffix}"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=suffix))
-    try:
-        yield draft
-        _flush(draft)
-        draft.chmod(0o755)
-        _replace(draft, folder)
-    except BaseException as e:
-        shutil.rmtree(draft, ignore_errors=True)
-        if _is_disk_full(e):
-            raise StoreError(disk_full(folder)) from e
-        raise
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with open(path, "rb") as f:
-                os.fsync(f.fileno())
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        os.rename(folder, old / "old")
-        os.rename(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(draft, folder)
-    sync_folder(folder.parent)
-
-
-def _is_disk_full(e: BaseException) -> bool:
-    """safetensors reports a full disk as an error of its own, with the system's number in the text."""
-    if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return type(e).__name__ == "SafetensorError" and any(
-        mark in str(e)
-        for mark in (f"code: {errno.ENOSPC},", f"os error {errno.ENOSPC}", f"code: {errno.EDQUOT},")
-    )
