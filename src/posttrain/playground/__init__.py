@@ -1,0 +1,1 @@
+"""A closed world whose truth is known: corpus, prompts, expert, oracle, annotators, tasks."""
