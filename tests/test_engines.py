@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy import stats
-from tiny import VOCAB, tiny_model, tiny_tokenizer
+from tiny import VOCAB, tiny_folder, tiny_model, tiny_tokenizer
 
 from posttrain.common.errors import ConfigError
 from posttrain.engines.decoder import wire
@@ -18,7 +18,9 @@ from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.sampling import distribution
 from posttrain.engines.scripted import ScriptedEngine
-from posttrain.models.load import Model
+from posttrain.engines.stopping import stop_ids
+from posttrain.models.load import Model, load_model
+from posttrain.models.spec import LoRA, ModelSpec
 from posttrain.models.template import ChatTemplate
 
 ARCHS = ("llama", "qwen2", "mistral", "gpt2", "gemma3", "mamba", "lfm2", "bloom")
@@ -222,6 +224,28 @@ def test_sampling_leaves_a_model_in_training_as_it_was():
     assert engine.generate(prompts_of(5), GREEDY) == first
     hf(torch.tensor(prompts_of(5))).logits.sum().backward()  # weights are no inference tensors
     assert engine.generate([], GREEDY) == []
+
+
+def test_a_lora_model_is_sampled_with_its_adapter(tmp_path):
+    spec = ModelSpec(path=str(tiny_folder("qwen2", tmp_path / "m")), lora=LoRA(rank=4))
+    model = load_model(spec, dtype=torch.float32, train=True)
+    plain = load_model(tmp_path / "m", dtype=torch.float32)
+    for name, parameter in model.hf.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    prompts = prompts_of(5, 9)
+    found = LocalEngine(model).generate(prompts, GREEDY)
+    model.hf.eval()
+    stop = sorted(stop_ids(model))
+    assert [list(a[0].token_ids) for a in found] == [generated(model.hf, p, stop) for p in prompts]
+    assert tokens_of(found) != tokens_of(LocalEngine(plain).generate(prompts, GREEDY))
+
+
+def test_a_reward_model_cannot_write():
+    model = model_of(tiny_model("llama"))
+    model.lm_head = False
+    with pytest.raises(ConfigError, match="cannot write"):
+        LocalEngine(model)
 
 
 def test_the_scripted_engine_keeps_the_protocol():

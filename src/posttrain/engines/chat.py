@@ -113,7 +113,7 @@ def _say(conversation: Conversation, answer: Generator[str], out: IO[str], hints
     if stopped:
         hints.write("(stopped)\n")
     elif conversation.cut_off:
-        hints.write("(cut off: no tokens left; --max-new-tokens, or /reset for a full context)\n")
+        hints.write("(cut off: raise max_new_tokens, or /reset where the context is full)\n")
 
 
 def _lines(source: IO[str], hints: IO[str]) -> Iterator[str]:

@@ -30,9 +30,14 @@ class LocalEngine:
 
     A prompt is computed once and its cache shared out to its samples; prompts of like length share a batch,
     and rows that have finished leave it. batch_tokens: bound on rows times length, prompt and answer counted.
+    Raises ConfigError for a model that has no LM head.
     """
 
     def __init__(self, model: Model, batch_tokens: int = BATCH_TOKENS) -> None:
+        if not model.lm_head:
+            raise ConfigError(
+                f"{model.source} is a reward model without an LM head: it judges and cannot write"
+            )
         self.model = model
         self.batch_tokens = batch_tokens
         self._wiring: Wiring | None = None

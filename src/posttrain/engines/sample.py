@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from posttrain.engines.local import LocalEngine
     from posttrain.models.template import ChatTemplate
 
-# Responses between two saved states: what a killed run loses at most.
+# Responses between two saved states: what a killed run loses at most. Seeds depend on it, so a change of it
+# is a new version of the step.
 _CHUNK = 1024
 
 
