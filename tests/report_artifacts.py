@@ -144,7 +144,8 @@ def write_artifact(
         "config": config,
         "summary": summary,
         "seconds": seconds,
-        "versions": {"posttrain": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+        "posttrain": "0.1.0",
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
     }
     write_json(folder / "manifest.json", manifest)
     return folder
@@ -175,7 +176,7 @@ def write_metrics(folder: Path, steps: int, start: float, end: float, extra: dic
             "loss": loss + lot.gauss(0, 0.08),
             "lr": 3e-4 * (1 - step / steps),
         }
-        line |= {"grad_norm": 1 + lot.random(), "tokens": 4096 * step, "seconds": 0.05 * step}
+        line |= {"gradient_norm": 1 + lot.random(), "tokens": 4096 * step, "seconds": 0.05 * step}
         line |= {name: value * done + lot.gauss(0, 0.05) for name, value in extra.items()}
         lines.append(line)
         if step % (steps // 8) == 0:
@@ -253,9 +254,7 @@ def write_run(store: Path) -> Path:
             "peak_memory_mb": 812.4,
         }
         folder = write_artifact(store / name, "train", inputs, seconds, config, told)
-        extra = (
-            {"rewards/accuracy": 0.8, "rewards/margin": 1.3, "kl": 0.4} if method in ("dpo", "reward") else {}
-        )
+        extra = {"accuracy": 0.8, "reward_margin": 1.3, "kl": 0.4} if method in ("dpo", "reward") else {}
         write_metrics(folder, steps, start, end, extra)
     inputs = {f"@{name.split('-')[0]}": name for name, *_ in chain}
     score = write_artifact(store / "score-99223344bbcc", "evaluate", inputs, 31.0, {"tasks": ["atlas"]}, {})

@@ -24,6 +24,7 @@ from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
 from posttrain.feedback.judge import Verdict
+from posttrain.flow.inputs import inputs_of
 from posttrain.formats import write_records
 from posttrain.models.load import load_model
 from posttrain.records import (
@@ -445,6 +446,22 @@ def test_a_config_reads_what_it_writes():
         "group_by": "",
     }
     assert EvaluateConfig.model_validate(dumped) == cfg
+
+
+def test_the_flow_sees_every_input_of_a_task():
+    judge = {"name": "reward_model", "model": "@reward"}
+    tasks = [
+        {"name": "pair_accuracy", "data": "@pairs/heldout.jsonl", "reference": "@sft"},
+        {"name": "judged", "data": "prompts.jsonl", "judge": judge},
+    ]
+    cfg = parse(EvaluateConfig, {"model": {"sft": "@sft"}, "tasks": tasks}, "")
+    inputs = {(leaf.value, leaf.kind) for leaf in inputs_of(cfg) if leaf.kind}
+    assert inputs == {
+        ("@sft", "model"),
+        ("@pairs/heldout.jsonl", "data"),
+        ("prompts.jsonl", "data"),
+        ("@reward", "model"),
+    }
 
 
 def test_models_get_readable_names():

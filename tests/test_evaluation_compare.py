@@ -192,6 +192,16 @@ def test_wins_count_ties_half_and_silence_not_at_all():
     assert wins(points([1.0, 1.0]), points([0.0, 0.0]), higher_is_better=False).mean == 1.0
 
 
+def test_ties_leave_a_share_with_an_interval():
+    found = wins(points([1.0] * 12), points([1.0] * 12))
+    assert (found.mean, found.method) == (0.5, WILSON)
+    assert found.low is not None
+    assert found.low < 0.3
+    mixed = estimate(points([0.5, 1.0, 0.0, 1.0] * 5))
+    assert mixed.low is not None
+    assert 0 <= mixed.low < mixed.mean < mixed.high <= 1
+
+
 values = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
 
 
@@ -218,7 +228,7 @@ def test_differences_of_proportions_stay_in_bounds_and_turn_round(rows: list[tup
 
 
 def worlds(kind: str, truth: float, clusters: int, runs: int, seed: int):
-    """Samples whose items share a cluster's luck, 1 to 5 items a cluster, with the mean they are drawn around."""
+    """Samples whose items share a cluster's luck, 1 to 5 items a cluster; the mean they are drawn around."""
     lot = np.random.default_rng(seed)
     for _ in range(runs):
         sizes = lot.integers(1, 6, clusters)

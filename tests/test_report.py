@@ -109,7 +109,7 @@ def test_curves_follow_the_page_and_not_their_own_colours(built: tuple[str, Page
     text, page, tables = built
     assert [run["name"] for run in tables["curves"]] == ["base", "sft", "reward", "dpo"]
     dpo = tables["curves"][3]
-    assert [figure["metric"] for figure in dpo["figures"]][:2] == ["loss", "rewards/accuracy"]
+    assert [figure["metric"] for figure in dpo["figures"]][:2] == ["loss", "accuracy"]
     assert set(dpo["figures"][0]["ends"]) == {"train", "heldout"}
     assert "var(--series-1)" in text
     assert "#070809" not in text

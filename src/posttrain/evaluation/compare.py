@@ -164,7 +164,8 @@ def _linearise(values: np.ndarray, weights: np.ndarray, clusters: np.ndarray, g:
 
 
 def _is_proportion(values: np.ndarray, weights: np.ndarray) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all() and (weights == weights[0]).all())
+    """Yes, no, and a tie that counts half; the spread of such values is never above that of yes and no."""
+    return bool(np.isin(values, (0.0, 0.5, 1.0)).all() and (weights == weights[0]).all())
 
 
 def _quantile(df: int) -> float:

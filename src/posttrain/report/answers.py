@@ -31,7 +31,12 @@ def sampled_answers(
         chosen = _draw(answered, count, random.Random(f"{seed} {task['label']}"))
         prompts = [_prompt(answered[item], task, summary) for item in chosen]
         sections.append(
-            {"task": task["label"], "title": task["title"], "of": len(answered), "prompts": prompts}
+            {
+                "task": task["label"],
+                "title": task["title"],
+                "of": len({next(iter(by_model.values())).get("cluster") for by_model in answered.values()}),
+                "prompts": prompts,
+            }
         )
     return sections
 
@@ -97,7 +102,7 @@ def _headline_first(metrics: dict[str, Any], headline: str) -> Sequence[tuple[st
 def _score(value: float | None, task: dict[str, Any], metric: str, summary: dict[str, Any]) -> str:
     """One item's value: yes or no where the metric is a proportion, "not scored" in the third state."""
     if value is None:
-        return "not scored"
+        return "not scored" if metric == task["headline"] else "–"
     written = column_scale(summary, task, metric)
     if written.unit == "%" and value in (0, 1):
         return "yes" if value else "no"

@@ -14,7 +14,8 @@ from posttrain.report.collect import Artifact, number, read_lines
 from posttrain.report.stages import words
 
 AXES = ("step", "split", "tokens", "seconds", "epoch", "time")  # say where a line stands, are no curves
-FIRST = ("loss", "accuracy", "accuracies", "margin", "margins", "kl", "grad_norm", "lr", "learning_rate")
+FIRST = ("loss", "accuracy", "reward_margin", "kl", "gradient_norm", "lr")
+LAST = ("tokens_per_second", "memory_mb")
 SHOWN = 6  # figures a run shows at once; the rest unfolds
 DENSE = 300  # points beyond which a curve is drawn as bucket means with a band from least to most
 
@@ -75,8 +76,9 @@ def read_metrics(artifact: Artifact) -> dict[str, dict[str, Series]]:
 
 
 def _importance(name: str) -> tuple[int, str]:
-    last = name.rsplit("/", 1)[-1]
-    return (FIRST.index(last) if last in FIRST else len(FIRST), name)
+    if name in LAST:
+        return len(FIRST) + 1, name
+    return FIRST.index(name) if name in FIRST else len(FIRST), name
 
 
 def _ends(splits: dict[str, Series]) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def _quiet(axes: Any) -> None:
     axes.tick_params(colors=INK, length=0, labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.get_major_formatter().set_useOffset(False)
     axes.margins(x=0.02)
 
 

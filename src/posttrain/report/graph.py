@@ -30,6 +30,8 @@ def _step(artifact: Artifact, artifacts: Sequence[Artifact], place: dict[Any, in
         "kind": artifact.kind,
         "key": artifact.key,
         "inputs": [artifacts[place[p]].name for p in artifact.parents if p in place],
+        "made_of": [artifacts[place[p]].name for p in artifact.parents if p in place]
+        + [entry["ref"] for entry in _outside(artifact)],
         "outside": _outside(artifact),
         "config": json.dumps(artifact.config, indent=2, ensure_ascii=False, default=str)
         if artifact.config
@@ -54,7 +56,8 @@ def _versions(artifacts: Sequence[Artifact]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for artifact in artifacts:
         versions = artifact.manifest.get("versions")
-        for package, version in versions.items() if isinstance(versions, dict) else ():
+        own = {"posttrain": artifact.manifest["posttrain"]} if "posttrain" in artifact.manifest else {}
+        for package, version in (own | (versions if isinstance(versions, dict) else {})).items():
             seen = found.setdefault(str(package), [])
             if str(version) not in seen:
                 seen.append(str(version))

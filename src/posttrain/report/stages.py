@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.report.text import Scale, amount, scale, several
 
+SAID = {"better": "better on", "worse": "worse on", "same": "no difference seen on"}
 WILSON = "Wilson"  # how `evaluation.compare` opens the name of the method it uses for proportions
 
 
@@ -53,6 +54,9 @@ def verdicts(summary: dict[str, Any]) -> list[dict[str, Any]]:
     for row in difference_table(summary):
         if "previous" in row["against"]:
             said = {"task": row["title"], "verdict": row["verdict"], "text": row["text"]}
+            said["said"] = SAID.get(row["verdict"]) or (
+                "no interval on" if row["n"] else "nothing to compare on"
+            )
             found.setdefault((row["after"], row["before"]), []).append(said)
     order = [model["name"] for model in summary["models"]]
     pairs = sorted(found, key=lambda pair: order.index(pair[0]))
@@ -83,22 +87,36 @@ def column_scale(summary: dict[str, Any], task: dict[str, Any], metric: str) -> 
 def written_difference(found: dict[str, Any], written: Scale) -> dict[str, str]:
     """Texts of a paired difference: value, interval, wins, and how it was computed."""
     unit = "points" if written.unit == "%" else written.unit
-    if found["low"] is not None and found["high"] > found["low"]:
-        own = scale([found["mean"]], [found["high"] - found["low"]], written.unit == "%")
-        written = replace(written, digits=max(written.digits, own.digits))
+    written = _fine_enough(found, written)
     low, high = written.number(found["low"], True), written.number(found["high"], True)
-    wins = found.get("wins") or {}
     won = Scale(100.0, 1, "%")
     return {
         "mean": f"{written.number(found['mean'], True)} {unit}".strip(),
-        "interval": f"[{low}, {high}]" if found["low"] is not None else "no interval",
+        "interval": f"[{low}, {high}]" if found["low"] is not None else "",
         "basis": f"paired over {several(found['n'], 'item')} in {several(found['clusters'], 'cluster')}"
         + (f", {several(found['missing'], 'pair')} without a value" if found["missing"] else "")
         + f"; {found['method']}",
-        "wins": f"{won.number(wins['mean'])} % [{won.number(wins['low'])}, {won.number(wins['high'])}]"
-        if wins
-        else "",
+        "wins": _interval(found.get("wins"), won),
     }
+
+
+def _interval(e: dict[str, Any] | None, written: Scale) -> str:
+    if not e or e["mean"] is None:
+        return ""
+    ends = f" [{written.number(e['low'])}, {written.number(e['high'])}]" if e["low"] is not None else ""
+    return f"{written.number(e['mean'])} {written.unit}{ends}"
+
+
+def _fine_enough(found: dict[str, Any], written: Scale) -> Scale:
+    """No fewer digits than the column has, and enough that an end beyond zero is not written as zero."""
+    if found["low"] is None or found["high"] <= found["low"]:
+        return written
+    own = scale([found["mean"]], [found["high"] - found["low"]], written.unit == "%")
+    digits = max(written.digits, own.digits)
+    nearest = min(abs(found["low"]), abs(found["high"])) * written.factor
+    while found["low"] * found["high"] > 0 and digits < 8 and round(nearest, digits) == 0:
+        digits += 1
+    return replace(written, digits=digits)
 
 
 def _table(
@@ -159,7 +177,8 @@ def _cell(summary: dict[str, Any], column: dict[str, Any], model: str) -> dict[s
         "mean": written.number(e["mean"]),
         "interval": f"[{written.number(e['low'])}, {written.number(e['high'])}]"
         if e["low"] is not None
-        else e["method"],
+        else "",
+        "method": e["method"],
         "n": several(e["n"], "item")
         + (f" in {several(e['clusters'], 'cluster')}" if e["clusters"] < e["n"] else ""),
         "missing": f"{amount(e['missing'])} of {amount(total)} not scored" if e["missing"] else "",

@@ -41,7 +41,7 @@ class Judged(TaskConfig):
     group_by: str = ""
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
-        """One outcome an answer; answers to one prompt share a cluster. A prompt that stands twice counts once."""
+        """One outcome an answer; those to one prompt share a cluster. A prompt given twice is asked once."""
         from posttrain.evaluation.open import with_room
 
         distinct = {prompt_key(prompt): prompt for prompt in read_items(self.data, Prompt)}
