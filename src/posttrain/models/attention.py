@@ -17,13 +17,15 @@ from transformers.masking_utils import sdpa_mask
 from posttrain.models.layout import Layout
 
 NAME = "forest"
+KEEP = 512  # keys up to which probabilities cost less memory than the rest of a layer's activations
 
 
 class PathAttention(torch.autograd.Function):
-    """Softmax attention job by job on the CPU, scores recomputed in backward (memory linear in tokens).
+    """Softmax attention job by job on the CPU; softmax and sums over jobs are float32.
 
-    Plain batched matrix products are 2.5 to 5 times as fast here as the fused CPU kernel, whose bf16 backward does not
-    use the matrix instructions (docs/dev-log.md). Softmax and all sums are float32.
+    Plain batched matrix products are several times as fast here as the fused CPU kernel, whose bf16 backward does not
+    use the matrix instructions (docs/dev-log.md). Probabilities over few keys are kept for backward, those over many
+    are made again, so memory stays linear in tokens.
     """
 
     @staticmethod
@@ -37,47 +39,53 @@ class PathAttention(torch.autograd.Function):
         window: int | None,
     ) -> Tensor:  # [T, H, E]
         heads, total, _ = query.shape
-        groups = key.shape[0]
         out = query.new_empty(total, heads, value.shape[-1])
-        norms = []
+        learning = any(ctx.needs_input_grad)
+        kept: list[Tensor | None] = []
         for i, job in enumerate(layout.jobs()):
-            rows = job.stop - job.start
-            k, v = _gather(key, job.keys), _gather(value, job.keys)
-            q = query[:, job.start : job.stop].reshape(groups, -1, query.shape[-1])
-            scores = _scores(q, k, scale, layout.mask(i, window), rows)
-            norm = scores.logsumexp(-1, keepdim=True)
-            probs = scores.sub_(norm).exp_().to(v.dtype)
-            answer = torch.bmm(probs, v).view(heads, rows, -1)
+            probs = _probs(query, key, layout, i, scale, window)
+            answer = torch.bmm(probs, _gather(value, job.keys)).view(heads, job.stop - job.start, -1)
             out[job.start : job.stop] = answer.transpose(0, 1)
-            norms.append(norm)
-        ctx.save_for_backward(query, key, value, out, *norms)
+            kept.append(probs if learning and probs.shape[-1] <= KEEP else None)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, *norms = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         layout: Layout = ctx.layout
         heads, _, width = query.shape
         groups = key.shape[0]
         grad_query = torch.empty_like(query)
         grad_key = torch.zeros_like(key, dtype=torch.float32)
         grad_value = torch.zeros_like(value, dtype=torch.float32)
-        along = (grad_out.float() * out.float()).sum(-1).t()  # [H, T]
         for i, job in enumerate(layout.jobs()):
-            rows = job.stop - job.start
+            rows = slice(job.start, job.stop)
+            probs = kept[i] if kept[i] is not None else _probs(query, key, layout, i, ctx.scale, ctx.window)
             k, v = _gather(key, job.keys), _gather(value, job.keys)
-            q = query[:, job.start : job.stop].reshape(groups, -1, width)
-            grad = grad_out[job.start : job.stop].transpose(0, 1).reshape(groups, -1, v.shape[-1])
-            delta = along[:, job.start : job.stop].reshape(groups, -1, 1)
-            probs = _scores(q, k, ctx.scale, layout.mask(i, ctx.window), rows).sub_(norms[i]).exp_()
-            _scatter_add(grad_value, job.keys, torch.bmm(probs.to(v.dtype).transpose(1, 2), grad))
-            slope = (
-                torch.bmm(grad, v.transpose(1, 2)).float().sub_(delta).mul_(probs).mul_(ctx.scale).to(q.dtype)
-            )
-            grad_query[:, job.start : job.stop] = torch.bmm(slope, k).view(heads, rows, width)
+            q = query[:, rows].reshape(groups, -1, width)
+            grad = grad_out[rows].transpose(0, 1).reshape(groups, -1, v.shape[-1])
+            _scatter_add(grad_value, job.keys, torch.bmm(probs.transpose(1, 2), grad))
+            slope = torch.bmm(grad, v.transpose(1, 2)).float()
+            slope = torch._softmax_backward_data(slope, probs.float(), -1, torch.float32)
+            slope = slope.mul_(ctx.scale).to(q.dtype)
+            grad_query[:, rows] = torch.bmm(slope, k).view(heads, -1, width)
             _scatter_add(grad_key, job.keys, torch.bmm(slope.transpose(1, 2), q))
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _probs(query: Tensor, key: Tensor, layout: Layout, index: int, scale: float, window: int | None) -> Tensor:
+    """Softmax over the keys of one job: [G, (H/G) * rows, K]."""
+    job = layout.jobs()[index]
+    groups, _, width = key.shape
+    k = _gather(key, job.keys)
+    scores = torch.bmm(query[:, job.start : job.stop].reshape(groups, -1, width), k.transpose(1, 2))
+    scores = scores.float().mul_(scale)
+    mask = layout.mask(index, window)
+    if mask is not None:
+        scores.view(groups, -1, job.stop - job.start, k.shape[1]).add_(mask)
+    return scores.softmax(-1).to(query.dtype)
 
 
 def _gather(x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:
@@ -92,14 +100,6 @@ def _scatter_add(total: Tensor, ranges: tuple[tuple[int, int], ...], x: Tensor) 
     for a, b in ranges:
         total[:, a:b] += x[:, at : at + b - a]
         at += b - a
-
-
-def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, rows: int) -> Tensor:
-    """Scaled, masked scores in float32: [G, (H/G) * rows, K]."""
-    scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
-    if mask is not None:
-        scores.view(q.shape[0], -1, rows, k.shape[1]).add_(mask)
-    return scores
 
 
 def forest_attention(

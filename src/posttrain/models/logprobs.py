@@ -14,7 +14,8 @@ CHUNK = 8_000_000  # logits held at once: 32 MB of float32, which a laptop's las
 class HeadLogps(torch.autograd.Function):
     """logp[i] = log softmax(h_i W^T + b)[target_i] and its entropy; logits are made again in backward.
 
-    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy).
+    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy). The upstream gradient
+    multiplies rows of the small [N, H] sides of the two products, not the [N, V] matrix between them.
     """
 
     @staticmethod
@@ -26,55 +27,47 @@ class HeadLogps(torch.autograd.Function):
         targets: Tensor,  # [N]
         entropies: bool,
     ) -> tuple[Tensor, Tensor | None]:  # [N], [N] float32
-        total = len(targets)
-        logps = hidden.new_empty(total, dtype=torch.float32)
-        norms = torch.empty_like(logps)
+        logps = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logps) if entropies else None
-        for rows in _chunks(total, weight.shape[0]):
-            logits = nn.functional.linear(hidden[rows], weight, bias).float()
-            norms[rows] = logits.logsumexp(-1)
-            logps[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - norms[rows]
+        for rows in _chunks(len(targets), weight.shape[0]):
+            logq = nn.functional.linear(hidden[rows], weight, bias).float().log_softmax(-1)
+            logps[rows] = logq.gather(-1, targets[rows, None]).squeeze(-1)
             if entropy is not None:
-                logq = logits.sub_(norms[rows, None])
                 entropy[rows] = -(logq.exp() * logq).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, norms, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, norms, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         for rows in _chunks(len(targets), weight.shape[0]):
-            logq = nn.functional.linear(hidden[rows], weight, bias).float().sub_(norms[rows, None])
-            slope = _slope(logq, grad[rows], entropy, grad_entropy, rows)
-            slope.scatter_add_(1, targets[rows, None], grad[rows, None])
+            logits = nn.functional.linear(hidden[rows], weight, bias).float()
+            if entropy is None or grad_entropy is None:
+                # p - onehot in float32, so that it stays exact where p is nearly 1; its factor is -grad
+                slope, factor = logits.softmax(-1), -grad[rows, None]
+                slope.scatter_add_(1, targets[rows, None], torch.full_like(factor, -1.0))
+            else:
+                slope = _slope(logits, targets[rows], grad[rows], entropy[rows], grad_entropy[rows])
+                factor = torch.ones_like(grad[rows, None])
             if grad_bias is not None:
-                grad_bias += slope.sum(0)
+                grad_bias += (slope * factor).sum(0)
             slope = slope.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(slope, weight, out=grad_hidden[rows])
+                torch.mul(slope @ weight, factor, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight.addmm_(slope.t(), hidden[rows])
-        return (
-            grad_hidden,
-            grad_weight,
-            grad_bias.to(bias.dtype) if grad_bias is not None else None,
-            None,
-            None,
-        )
+                grad_weight.addmm_(slope.t(), (hidden[rows] * factor).to(hidden.dtype))
+        return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias.dtype), None, None
 
 
-def _slope(
-    logq: Tensor, grad: Tensor, entropy: Tensor | None, grad_entropy: Tensor | None, rows: slice
-) -> Tensor:
-    """d loss / d logits but for the onehot part; takes over the memory of `logq` where it can."""
-    if entropy is None or grad_entropy is None:
-        return logq.exp_().mul_(-grad[:, None])
-    factor = logq.add(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad[:, None])
-    return logq.exp_().mul_(factor.neg_())
+def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_entropy: Tensor) -> Tensor:
+    """d loss / d logits where the entropy takes part: [rows, V]."""
+    logq = logits.log_softmax(-1)
+    factor = logq.add(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad[:, None])
+    return logq.exp_().mul_(factor.neg_()).scatter_add_(1, targets[:, None], grad[:, None])
 
 
 def _chunks(total: int, width: int) -> list[slice]:
