@@ -478,3 +478,16 @@ def test_every_task_says_how_to_read_it():
         assert task.kinds, name
         assert task.__doc__, name
     assert STEP.name == "evaluate"
+
+
+def test_the_task_of_the_documentation_runs(world: Path):
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text("utf-8")
+    code = page.split("## Writing a task")[1].split("```python\n")[1].split("```")[0]
+    found: dict[str, Any] = {}
+    exec(compile(code, "docs/evaluation.md", "exec", dont_inherit=True), found)
+    prompts = [prompt(i).model_copy(update={"reference": "river"}) for i in range(4)]
+    write_records(world / "capitals.jsonl", prompts)
+    task = found["Capitals"](data=str(world / "capitals.jsonl"))
+    outcomes = task.evaluate(context(world / "sft", limit=3, sampling=SamplingParams(max_new_tokens=8)))
+    assert len(outcomes) == 3
+    assert all(set(o.metrics) == {"named"} for o in outcomes)

@@ -238,16 +238,17 @@ def worlds(kind: str, truth: float, clusters: int, runs: int, seed: int):
 
 
 @pytest.mark.parametrize(
-    ("kind", "truth", "clusters", "least"),
+    ("kind", "truth", "clusters"),
     [
-        ("mean", 0.0, 15, 0.92),
-        ("mean", 0.0, 80, 0.93),
-        ("share", 0.5, 80, 0.93),
-        ("share", 0.9, 80, 0.92),
-        ("share", 0.9, 15, 0.90),
+        ("mean", 0.0, 15),
+        ("mean", 0.0, 80),
+        ("share", 0.5, 80),
+        ("share", 0.9, 80),
+        ("share", 0.9, 15),
+        ("share", 0.98, 80),
     ],
 )
-def test_intervals_cover_the_truth(kind: str, truth: float, clusters: int, least: float):
+def test_intervals_cover_the_truth(kind: str, truth: float, clusters: int):
     """The nominal share is 0.95; the bounds leave room for 400 runs and for few, uneven clusters."""
     hits = naive = 0
     for names, draws, mean in worlds(kind, truth, clusters, 400, 7):
@@ -258,7 +259,7 @@ def test_intervals_cover_the_truth(kind: str, truth: float, clusters: int, least
         hits += found.low <= truth <= found.high
         loose = estimate(points(drawn.tolist()))
         naive += loose.low is not None and loose.low <= truth <= loose.high
-    assert least <= hits / 400 <= 0.985
+    assert 0.92 <= hits / 400 <= 0.985
     assert naive < hits  # without clusters the interval is too narrow
 
 
