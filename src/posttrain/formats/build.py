@@ -97,11 +97,12 @@ def prompt(
     return Prompt(provenance=provenance, messages=asked, reference=reference, tags=dict(tags or {}))
 
 
-def response(value: str, field: str) -> Response:
-    """A response written by somebody. Raises RowError where nothing is left of it."""
-    if not whole(value, field).strip():
+def response(value: Any, field: str) -> Response:
+    """A response written by somebody. Raises RowError where it is no text or nothing is left of it."""
+    words = whole(value, field)
+    if not words.strip():
         raise RowError(field, "an empty response")
-    return Response(text=value)
+    return Response(text=words)
 
 
 def demonstration(

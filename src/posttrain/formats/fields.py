@@ -96,11 +96,18 @@ def tags(row: Plain, used: Iterable[str]) -> dict[str, str]:
     """Every column that nothing else reads, so that none is lost: text as it is, the rest as JSON."""
     left_out = {*used, "licence", "license"}
     kept = {str(name): value for name, value in row.items() if value is not None and name not in left_out}
-    if "references" in kept and not isinstance(kept["references"], list):
-        kept["references"] = [str(kept["references"])]  # what a prompt's tag of this name always is
+    if "references" in kept and not _is_list(kept["references"]):
+        kept["references"] = [str(kept["references"])]  # a prompt's tag of this name is always a list
     return {
         name: whole(value, name) if isinstance(value, str) else _json(value) for name, value in kept.items()
     }
+
+
+def _is_list(value: Any) -> bool:
+    try:
+        return isinstance(json.loads(value) if isinstance(value, str) else value, list)
+    except ValueError:
+        return False
 
 
 def _json(value: Any) -> str:

@@ -25,7 +25,7 @@ def read_alpaca(row: Plain, origin: Origin) -> Iterator[Demonstration]:
     turns: list[Message] = []
     if optional(row, "system").strip():
         turns.append(Message(role="system", content=row["system"]))
-    for i, pair in enumerate(row.get("history") or []):
+    for i, pair in enumerate(listed(row, "history") if row.get("history") else []):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise RowError(f"history[{i}]", f"expected a question and its answer: got {named(pair)}")
         turns += messages(
@@ -37,7 +37,7 @@ def read_alpaca(row: Plain, origin: Origin) -> Iterator[Demonstration]:
     # `text` in the original files is the three others in a template of their own
     left = tags(row, ("instruction", "input", "output", "system", "history", "text"))
     asked = prompt(turns, origin, tags=left, field="instruction")
-    yield demonstration(asked, response(row["output"], "output"), origin)
+    yield demonstration(asked, response(row.get("output"), "output"), origin)
 
 
 def is_self_instruct(row: Plain) -> bool:
@@ -53,7 +53,7 @@ def read_self_instruct(row: Plain, origin: Origin) -> Iterator[Row | RowError]:
             raise RowError(at, f"expected an input and an output: got {named(instance)}")
         words = with_input(text(row, "instruction"), optional(instance, "input"))
         asked = prompt([user(words)], origin, tags=left, field="instruction")
-        return demonstration(asked, response(instance.get("output"), f"{at}.output"), origin)  # type: ignore[arg-type]
+        return demonstration(asked, response(instance.get("output"), f"{at}.output"), origin)
 
     for i, instance in enumerate(listed(row, "instances")):
         yield attempt(partial(one, instance, f"instances[{i}]"))
@@ -82,7 +82,7 @@ def read_sharegpt_prompt(row: Plain, origin: Origin) -> Iterator[Prompt]:
 
 
 def _conversation(row: Plain, origin: Origin, ends: bool) -> tuple[Message, ...]:
-    turns = messages(row["conversations"], "conversations", origin, ends="assistant" if ends else None)
+    turns = messages(row.get("conversations"), "conversations", origin, ends="assistant" if ends else None)
     system = optional(row, "system")
     if whole(system, "system").strip() and turns[0].role != "system":
         return (Message(role="system", content=system), *turns)

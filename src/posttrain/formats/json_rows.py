@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+from posttrain.formats.fields import named
 from posttrain.formats.opening import BOM, CUT, cut_off, everything, first_bytes
 from posttrain.formats.rejects import Rejects, RowError
 
@@ -61,7 +62,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RowError("", f"not an object: expected {{…}}, got a {type(value).__name__}")
+        raise RowError("", f"not an object: expected {{…}}, got {named(value)}")
     return value
 
 

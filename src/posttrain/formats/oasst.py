@@ -95,7 +95,8 @@ def _asked(row: Plain, path: Path, origin: Origin) -> Prompt:
 
 def _tags(row: Plain) -> dict[str, str]:
     language = row["prompt"].get("lang")
-    return {**tags(row, ("prompt", "tree_state", "origin")), **({"language": language} if language else {})}
+    left = tags(row, ("prompt", "tree_state", "origin"))
+    return {**left, "language": language} if isinstance(language, str) else left
 
 
 def _paths(row: Plain, origin: Origin) -> Iterator[Path | RowError]:
@@ -105,7 +106,7 @@ def _paths(row: Plain, origin: Origin) -> Iterator[Path | RowError]:
         yield RowError("tree_state", f"an abandoned tree: {state}", by_choice=True)
         return
     left_out: list[RowError] = []
-    root = _node(row["prompt"], "prompt", "prompter", origin, left_out)
+    root = _node(row.get("prompt"), "prompt", "prompter", origin, left_out)
     yield from left_out
     waiting: list[Path] = [(root,)] if root else []
     while waiting:
@@ -127,6 +128,9 @@ def _node(value: object, field: str, role: str, origin: Origin, left_out: list[R
         return None
     below = "assistant" if role == "prompter" else "prompter"
     replies = value.get("replies") or []
+    if not isinstance(replies, list):
+        left_out.append(RowError(f"{field}.replies", f"expected a list of messages: got {named(replies)}"))
+        replies = []
     nodes = (
         _node(reply, f"{field}.replies[{i}]", below, origin, left_out) for i, reply in enumerate(replies)
     )
@@ -158,4 +162,4 @@ def _below(value: Plain) -> str:
 
 def _size(value: object) -> int:
     replies = value.get("replies") if isinstance(value, dict) else None
-    return 1 + sum(_size(reply) for reply in replies or [])
+    return 1 + (sum(_size(reply) for reply in replies) if isinstance(replies, list) else 0)

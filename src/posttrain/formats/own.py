@@ -15,7 +15,8 @@ from posttrain.records import KINDS, ROW, Row
 
 
 def matches(row: Plain) -> bool:
-    return row.get("kind") in KINDS and isinstance(row.get("provenance"), dict)
+    kind = row.get("kind")
+    return isinstance(kind, str) and kind in KINDS and isinstance(row.get("provenance"), dict)
 
 
 def read(row: Plain, origin: Origin) -> Iterator[Row]:

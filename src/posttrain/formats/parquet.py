@@ -6,6 +6,7 @@ One schema holds every kind of record: a column that a kind does not have is nul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -119,21 +120,28 @@ def schema() -> pa.Schema:
 
 
 def write_parquet(handle: IO[bytes], rows: Iterable[Row]) -> int:
-    """Write records; returns their number."""
-    import pyarrow as pa
+    """Write records; returns their number. Raises DataError for a row that UTF-8 cannot hold."""
     import pyarrow.parquet as pq
 
-    written, held, columns = 0, [], schema()
+    written, waiting, columns = 0, iter(rows), schema()
     with pq.ParquetWriter(handle, columns, compression="zstd") as out:
-        for row in rows:
-            held.append(_pack(row.model_dump()))
-            written += 1
-            if len(held) == BATCH:
-                out.write_batch(pa.RecordBatch.from_pylist(held, columns))
-                held = []
-        if held:
-            out.write_batch(pa.RecordBatch.from_pylist(held, columns))
+        while held := list(islice(waiting, BATCH)):
+            out.write_batch(_batch(held, columns))
+            written += len(held)
     return written
+
+
+def _batch(rows: list[Row], columns: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    try:
+        return pa.RecordBatch.from_pylist([_pack(row.model_dump()) for row in rows], columns)
+    except UnicodeEncodeError as e:
+        if len(rows) == 1:
+            raise DataError(f"row {rows[0].provenance.id}: cannot be written as UTF-8 ({e})") from e
+        for row in rows:
+            _batch([row], columns)
+        raise
 
 
 def _pack(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,8 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
 def is_gsm8k(row: Plain) -> bool:
-    return (
-        isinstance(row.get("question"), str) and isinstance(row.get("answer"), str) and FINAL in row["answer"]
-    )
+    answer = row.get("answer")
+    return isinstance(row.get("question"), str) and isinstance(answer, str) and FINAL in answer
 
 
 def read_gsm8k(row: Plain, origin: Origin) -> Iterator[Demonstration]:
@@ -68,7 +67,8 @@ def read_facts_demonstration(row: Plain, origin: Origin) -> Iterator[Demonstrati
 def _answers(row: Plain, name: str) -> list[str]:
     value = row.get(name)
     if isinstance(value, dict):
-        value = [value.get("value"), *(value.get("aliases") or [])]
+        aliases = value.get("aliases")
+        value = [value.get("value"), *(aliases if isinstance(aliases, list) else [])]
     found = listed({name: value}, name) if isinstance(value, list) else [text(row, name)]
     texts = [whole(answer, f"{name}[{i}]") for i, answer in enumerate(found)]
     if not all(answer.strip() for answer in texts):

@@ -113,8 +113,16 @@ def _value(scores: Mapping[str, float | None], aspect: str) -> float | None:
 
 
 def _asked(row: Plain, origin: Origin) -> Prompt:
-    used = (*LISTS, *SCORES, *JUDGES, "models", "model_names")
-    return asked_in(row, origin, used)
+    models = ("models", "model_names") if _models(row) else ()
+    return asked_in(row, origin, (*LISTS, *SCORES, *JUDGES, *models))
+
+
+def _models(row: Plain) -> list[Any] | None:
+    """Who wrote each response, where there is one for each."""
+    models = row.get("models") or row.get("model_names")
+    written = row.get(_list(row) or "")
+    one_each = isinstance(models, list) and isinstance(written, list) and len(models) == len(written)
+    return models if one_each else None
 
 
 def _judge(row: Plain) -> str:
@@ -132,9 +140,8 @@ def _entries(row: Plain) -> Iterator[_Entry | RowError]:
     scores = listed(row, beside) if beside else [None] * len(values)
     if len(scores) != len(values):
         raise RowError(beside or "", f"expected one score a response: got {len(scores)} for {len(values)}")
-    models = row.get("models") or row.get("model_names") or []
-    for i, (value, score) in enumerate(zip(values, scores, strict=True)):
-        model = models[i] if i < len(models) else None
+    models = _models(row) or [None] * len(values)
+    for i, (value, score, model) in enumerate(zip(values, scores, models, strict=True)):
         yield attempt(partial(_entry, value, score, f"{name}[{i}]", model))
 
 
@@ -164,7 +171,10 @@ def _scores(value: Plain, field: str) -> dict[str, float | None]:
             found["overall"] = number(value[name], f"{field}.{name}")
             break
     for group in ("annotations", "scores"):
-        for aspect, given in (value.get(group) or {}).items():
+        aspects = value.get(group) or {}
+        if not isinstance(aspects, dict):
+            raise RowError(f"{field}.{group}", f"expected a score for each aspect: got {named(aspects)}")
+        for aspect, given in aspects.items():
             graded = given.get("Rating", given.get("rating")) if isinstance(given, dict) else given
             found[aspect] = number(graded, f"{field}.{group}.{aspect}")
     return found

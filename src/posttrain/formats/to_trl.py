@@ -10,7 +10,17 @@ from typing import Any, Literal
 from posttrain.common.errors import DataError
 from posttrain.common.files import atomic
 from posttrain.formats.convert import plural
-from posttrain.records import Comparison, Demonstration, Document, Message, Prompt, Rating, Response, Row
+from posttrain.records import (
+    Comparison,
+    Demonstration,
+    Document,
+    Message,
+    Prompt,
+    Rating,
+    Response,
+    Row,
+    TextPart,
+)
 
 Style = Literal["conversational", "standard"]
 Type = Literal["language-modeling", "prompt-only", "prompt-completion", "preference", "unpaired-preference"]
@@ -101,7 +111,12 @@ def _asked(prompt: Prompt, style: Style, used: tuple[str, ...]) -> dict[str, Any
 
 def _beside(prompt: Prompt, used: tuple[str, ...]) -> dict[str, Any]:
     """The reference and the tags as columns. Raises DataError for a tag that would not come back as one."""
-    columns = {**prompt.tags, **({} if prompt.reference is None else {"reference": prompt.reference})}
+    columns: dict[str, Any] = {
+        **prompt.tags,
+        **({} if prompt.reference is None else {"reference": prompt.reference}),
+    }
+    if "references" in columns:
+        columns["references"] = json.loads(columns["references"])
     clash = [name for name in columns if name in used or (name == "reference" and name in prompt.tags)]
     if clash:
         raise DataError(f"row {prompt.provenance.id}: a tag is called '{clash[0]}', as a column of TRL's is")
@@ -115,7 +130,12 @@ def _turns(prompt: Prompt) -> list[dict[str, Any]]:
 def _content(message: Message) -> Any:
     if isinstance(message.content, str):
         return message.content
-    return [{"type": next(iter(part.model_fields_set)), **part.model_dump()} for part in message.content]
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image", "image": part.image}
+        for part in message.content
+    ]
 
 
 def _said(response: Response, style: Style) -> Any:

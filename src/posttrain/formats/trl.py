@@ -61,7 +61,7 @@ def read_text(row: Plain, origin: Origin) -> Iterator[Row]:
 
 def read_messages(row: Plain, origin: Origin) -> Iterator[Demonstration]:
     """{"messages"}: the last assistant turn is the response, the turns before it the prompt."""
-    *asked, last = messages(row["messages"], "messages", origin, ends="assistant")
+    *asked, last = messages(row.get("messages"), "messages", origin, ends="assistant")
     if not isinstance(last.content, str):
         raise RowError("messages", "expected an assistant turn of text at the end: it holds an image")
     said = prompt(asked, origin, tags=tags(row, ("messages", "prompt")), field="messages")
@@ -70,7 +70,7 @@ def read_messages(row: Plain, origin: Origin) -> Iterator[Demonstration]:
 
 def read_messages_prompt(row: Plain, origin: Origin) -> Iterator[Prompt]:
     """{"messages"}: the turns up to the last user turn."""
-    turns = messages(row["messages"], "messages", origin)
+    turns = messages(row.get("messages"), "messages", origin)
     asked = turns[:-1] if turns[-1].role == "assistant" else turns
     yield prompt(asked, origin, tags=tags(row, ("messages", "prompt")), field="messages")
 
@@ -96,7 +96,7 @@ def read_unpaired(row: Plain, origin: Origin) -> Iterator[Rating]:
 def read_preference(row: Plain, origin: Origin) -> Iterator[Comparison]:
     """{"prompt", "chosen", "rejected"}, or without a prompt where the two begin with it."""
     used = ("chosen", "rejected", "messages", "margin", "score_chosen", "score_rejected")
-    lists = [is_turns(row[name]) for name in ("chosen", "rejected")]
+    lists = [isinstance(row.get(name), list) for name in ("chosen", "rejected")]
     if lists[0] != lists[1]:
         raise RowError(
             "rejected", "chosen and rejected are not of one sort: one is text, one a list of turns"
@@ -133,7 +133,10 @@ def _first(row: Plain, names: tuple[str, ...]) -> str | None:
 
 
 def _said(row: Plain, name: str, origin: Origin) -> str:
-    return one_response(row[name], name, origin) if isinstance(row[name], list) else whole(row[name], name)
+    value = row.get(name)
+    if value is None:
+        raise RowError(name, "missing: expected text or an assistant turn")
+    return one_response(value, name, origin) if isinstance(value, list) else whole(value, name)
 
 
 def _answer(row: Plain, name: str, origin: Origin) -> Any:
