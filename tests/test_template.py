@@ -277,6 +277,13 @@ class TestDefaults:
         assert ChatTemplate(tokenizer, str(file)).text == ct.PHI3
         assert ChatTemplate(tokenizer, ct.ZEPHYR).text == ct.ZEPHYR
 
+    def test_of_several_named_templates_the_default_is_used_and_all_are_kept(self) -> None:
+        tokenizer = tiny_tokenizer()
+        several = {"default": ct.CHATML, "tool_use": ct.QWEN3}
+        tokenizer.chat_template = several
+        assert ChatTemplate(tokenizer).text == ct.CHATML
+        assert tokenizer.chat_template == several
+
     def test_an_unknown_name_and_a_broken_template_are_clear(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'chatml'"):
             ChatTemplate(tiny_tokenizer(), "chatlm")

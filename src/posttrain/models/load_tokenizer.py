@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from posttrain.common.errors import ConfigError
 from posttrain.models.locate import find_tokenizer
+from posttrain.models.template import ChatTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,21 @@ def load_tokenizer(ref: str, revision: str | None = None, trust_remote_code: boo
     return tokenizer
 
 
+def load_template(
+    ref: str, chat_template: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> ChatTemplate:
+    """The chat template of a model or tokenizer, as `load_model` has it, without its weights."""
+    folder = find_tokenizer(ref, revision, trust_remote_code)
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    return ChatTemplate(tokenizer, chat_template, _generation_ends(folder))
+
+
+def _generation_ends(folder: Path) -> tuple[int, ...]:
+    file = folder / "generation_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    return () if named is None else tuple(named) if isinstance(named, list) else (named,)
+
+
 def splits_as_written(tokenizer: Any, folder: Path) -> bool:
     """Does the tokenizer give the ids that the folder's `tokenizer.json` gives?"""
     file = folder / "tokenizer.json"
@@ -69,8 +86,6 @@ def tokenizer_hash(tokenizer: Any) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        import json
-
         parts = json.loads(backend.to_str())
         kept = {k: parts.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
         text = json.dumps(kept, sort_keys=True, ensure_ascii=False)

@@ -50,8 +50,7 @@ class ChatTemplate:
     """A tokenizer's chat template.
 
     override: a named template ("chatml", "plain"), a file, or a template's own text. Without one the
-    tokenizer's is used, and where it has none a default with one warning. The tokenizer's `chat_template` is
-    set to what is used.
+    tokenizer's is used, and where it has none a default with one warning; both become the tokenizer's own.
     stop_ids: further tokens that end a response (a model's generation config names them).
 
     Attributes:
@@ -67,7 +66,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, override: str | None = None, stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.text = _choose(tokenizer, override)
-        tokenizer.chat_template = self.text
+        if override is not None or tokenizer.chat_template is None:
+            tokenizer.chat_template = self.text
         self._encoder = TextEncoder(tokenizer)
         self._rendered = lru_cache(maxsize=4096)(self._render)
         self.opening, self.ending = self._probe()
