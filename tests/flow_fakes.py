@@ -109,6 +109,7 @@ def grind(cfg: GrindConfig, ctx: StepContext) -> dict[str, Any]:
         time.sleep(cfg.pause)
     for i in range(cfg.files):
         (ctx.out / "deep").mkdir(exist_ok=True)
+        (ctx.out / f"{i}.txt").write_text(value)
         with open(ctx.out / "deep" / f"{i}.bin", "w") as f:
             for piece in range(20):
                 f.write(f"{value}-{i}-{piece}\n" * 20)

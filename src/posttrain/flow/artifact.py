@@ -99,10 +99,10 @@ def _still_same(order: Order, folder: Path) -> None:
 def _manifest(
     folder: Path, order: Order, summary: Mapping[str, Any], note: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    from posttrain import __version__
+    from posttrain.common.version import VERSION
 
     return {
-        "posttrain": __version__,
+        "posttrain": VERSION,
         "step": order.step,
         "kind": order.kind,
         "version": order.version,

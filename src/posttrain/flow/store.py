@@ -113,7 +113,7 @@ def hold(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"{what}: waiting for {_told(holder)}")
+            say(f"waiting for {_told(holder)}")
             lock.acquire(poll_interval=0.2)
     except OSError as e:
         raise StoreError(f"cannot lock {path}: {e.strerror or e}") from e

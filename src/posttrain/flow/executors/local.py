@@ -26,5 +26,7 @@ class LocalExecutor:
 
     def run(self, jobs: Sequence[Job], work: Callable[[Job], Done]) -> Iterator[Done]:
         for job in jobs:
-            yield work(job)
-            gc.collect()
+            done = work(job)
+            yield done
+            if done.outcome != "hit":
+                gc.collect()
