@@ -244,6 +244,10 @@ class TestWrongFolders:
         assert isinstance(patterns, list)
         assert "*.safetensors" in patterns
         assert not {"*.py", "*.bin"} & set(patterns)
+        load_model(ModelSpec(path="some/model", trust_remote_code=True), dtype=F32)
+        assert "*.py" in asked["allow_patterns"]  # type: ignore[operator]
+        load_tokenizer("some/model")
+        assert "*.safetensors" not in asked["allow_patterns"]  # type: ignore[operator]
 
     def test_pickles_are_refused_with_the_way_to_convert_them(self, folder: Path) -> None:
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -9,7 +9,8 @@ from pathlib import Path
 from posttrain.common.errors import ConfigError
 
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
-_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_WEIGHTS, _CODE = "*.safetensors", "*.py"
+_SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 
 def find_model(ref: str, revision: str | None = None, code: bool = False) -> Path:
@@ -18,7 +19,7 @@ def find_model(ref: str, revision: str | None = None, code: bool = False) -> Pat
     ref: a folder, an artifact with `model/` inside, or a hub id, which is fetched (weights as safetensors
     alone). code: fetch Python files too. Raises ConfigError where there is nothing, saying what is near.
     """
-    folder = _find(ref, revision, code)
+    folder = _find(ref, revision, [_WEIGHTS, *_SMALL, *([_CODE] if code else [])])
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file() or (candidate / "adapter_config.json").is_file():
             return candidate
@@ -26,8 +27,11 @@ def find_model(ref: str, revision: str | None = None, code: bool = False) -> Pat
 
 
 def find_tokenizer(ref: str, revision: str | None = None, code: bool = False) -> Path:
-    """The folder with a tokenizer that `ref` names: itself, its `tokenizer/` or its `model/`."""
-    folder = _find(ref, revision, code)
+    """The folder with a tokenizer that `ref` names: itself, its `tokenizer/` or its `model/`.
+
+    Of a hub model no weights are fetched. Raises ConfigError as `find_model` does.
+    """
+    folder = _find(ref, revision, [*_SMALL, *([_CODE] if code else [])])
     for candidate in (folder, folder / "tokenizer", folder / "model"):
         if has_tokenizer(candidate):
             return candidate
@@ -42,7 +46,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _find(ref: str, revision: str | None, code: bool) -> Path:
+def _find(ref: str, revision: str | None, patterns: list[str]) -> Path:
     path = Path(ref).expanduser()
     if path.is_dir():
         return path
@@ -50,10 +54,10 @@ def _find(ref: str, revision: str | None, code: bool) -> Path:
         raise ConfigError(f"{path} is a file; a model is a folder")
     if not _HUB_ID.match(ref) or ref.startswith("."):
         raise ConfigError(f"there is no folder {path}{_near(path)}")
-    return _from_hub(ref, revision, code)
+    return _from_hub(ref, revision, patterns)
 
 
-def _from_hub(ref: str, revision: str | None, code: bool) -> Path:
+def _from_hub(ref: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -64,7 +68,6 @@ def _from_hub(ref: str, revision: str | None, code: bool) -> Path:
         RevisionNotFoundError,
     )
 
-    patterns = [*_PATTERNS, *(["*.py"] if code else [])]
     try:
         return Path(
             snapshot_download(ref, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
