@@ -121,7 +121,7 @@ def render(content: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from posttrain import __version__
+    from posttrain.common.version import VERSION
     from posttrain.report import text
 
     environment = Environment(
@@ -142,7 +142,7 @@ def render(content: dict[str, Any]) -> str:
         marks={"better": "▲", "worse": "▼", "same": "≈", None: "·"},
         percent=lambda level: f"{100 * level:.0f}\u202f%",
         css=Markup((HERE / "page.css").read_text("utf-8")),
-        version=__version__,
+        version=VERSION,
     )
 
 

@@ -20,22 +20,30 @@ def stage_table(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_tables(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each task with groups, its headline metric by group."""
+    """For each task with groups, its headline metric by group, of the models that could be asked."""
     return [
-        _table(summary, [(task, task["headline"], group) for group in task["groups"]], lambda t, m, g: g)
-        | {"task": task["label"], "title": task["title"], "metric": task["headline"]}
+        _about(
+            task, [(task, task["headline"], group) for group in task["groups"]], lambda t, m, g: g, summary
+        )
         for task in summary["tasks"]
         if task["groups"]
     ]
 
 
 def metric_tables(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each task, every metric it measured."""
+    """For each task, every metric it measured, of the models that could be asked."""
     return [
-        _table(summary, [(task, metric, "") for metric in task["metrics"]], lambda t, m, g: words(m))
-        | {"task": task["label"], "title": task["title"]}
+        _about(task, [(task, metric, "") for metric in task["metrics"]], lambda t, m, g: words(m), summary)
         for task in summary["tasks"]
     ]
+
+
+def _about(task: dict[str, Any], picks: Any, title: Any, summary: dict[str, Any]) -> dict[str, Any]:
+    table = _table(summary, picks, title)
+    silent = {a["model"] for a in summary["not_applicable"] if a["task"] == task["label"]}
+    rows = [row for row in table["rows"] if row["model"] not in silent]
+    about = {"task": task["label"], "title": task["title"], "metric": task["headline"]}
+    return {**about, "columns": table["columns"], "rows": rows}
 
 
 def difference_table(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,8 +98,10 @@ def written_difference(found: dict[str, Any], written: Scale) -> dict[str, str]:
     written = _fine_enough(found, written)
     low, high = written.number(found["low"], True), written.number(found["high"], True)
     won = Scale(100.0, 1, "%")
+    mean = written.number(found["mean"], True)
     return {
-        "mean": f"{written.number(found['mean'], True)} {unit}".strip(),
+        "mean": f"{mean} {unit}".strip(),
+        "short": f"{mean} {unit}" if unit == "points" else mean,
         "interval": f"[{low}, {high}]" if found["low"] is not None else "",
         "basis": f"paired over {several(found['n'], 'item')} in {several(found['clusters'], 'cluster')}"
         + (f", {several(found['missing'], 'pair')} without a value" if found["missing"] else "")
@@ -151,16 +161,16 @@ def _column(
         "group": group,
         "title": title,
         "unit": written.unit,
-        "hint": _hint(written, metric in task["lower_is_better"]),
+        "hint": _hint(written.unit, title, metric in task["lower_is_better"]),
         "domain": domain,
         "scale": written,
         "settings": task["settings"],
     }
 
 
-def _hint(written: Scale, lower_is_better: bool) -> str:
-    unit = [] if written.unit in ("", "%") else [written.unit]
-    return ", ".join([*unit, "lower is better"] if lower_is_better else unit)
+def _hint(unit: str, title: str, lower_is_better: bool) -> str:
+    unit = "" if unit in ("%", title) else unit
+    return ", ".join(part for part in (unit, "lower is better" if lower_is_better else "") if part)
 
 
 def _cell(summary: dict[str, Any], column: dict[str, Any], model: str) -> dict[str, Any]:
