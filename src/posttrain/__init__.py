@@ -17,8 +17,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import posttrain.report as _report_room
+from posttrain.common.version import VERSION as __version__
 
-__version__ = "0.1.0"
 
 _WHERE = {
     "curate": "posttrain.flow.api",
