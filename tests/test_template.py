@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import chat_templates as ct
@@ -189,6 +190,13 @@ def test_a_thought_that_the_template_adds_is_learned_but_not_read_back() -> None
     assert template.decode(template.response(QUESTION, Response(text=thought))) == thought
 
 
+def test_a_response_only_grows_as_it_is_decoded(style: ct.Style, template: ChatTemplate) -> None:
+    ids = template.response(QUESTION, Response(text="Yes, it is 42, and not less."))
+    words = [template.decode(ids[:n]) for n in range(len(ids) + 1)]
+    assert words[-1] == "Yes, it is 42, and not less."
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(words))
+
+
 def test_earlier_turns_that_a_template_rewrites_are_refused_by_row() -> None:
     tokenizer = tiny_tokenizer(
         chat_template=ct.MISTRAL_SYSTEM_LAST,
@@ -352,3 +360,6 @@ def test_a_sentencepiece_vocabulary_gets_no_second_space_at_a_boundary(kind: str
     )
     encoded = template.conversation(prompt(messages), Response(text="answer."))
     assert encoded.tokens == whole
+    longer = (*messages, Message(role="assistant", content="answer."), *messages)
+    chat = [{"role": m.role, "content": m.content} for m in longer]
+    assert template.prompt(longer) == tokenizer.apply_chat_template(chat, return_dict=False)

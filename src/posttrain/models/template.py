@@ -77,6 +77,7 @@ class ChatTemplate:
         stops = [tokenizer.convert_ids_to_tokens(i) for i in self.stop_ids]
         self._encoder = TextEncoder(tokenizer, extra=stops)
         self._rendered.cache_clear()
+        self._put_first = self._spell(self._encoder.encode([Piece(self.opening, inner=True)])[0])
         self.adds_bos = adds_bos(tokenizer)
 
     # Rendering
@@ -169,11 +170,16 @@ class ChatTemplate:
         return self._encoder.encode([Piece(self._render(tuple(messages), False))])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of a response: no special or stop tokens, nor what the template itself puts first."""
-        kept = [i for i in ids if i not in self.stop_ids]
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        opening = self.opening if text.startswith(self.opening) else ""
-        return text.removeprefix(opening)
+        """The words of a response: no special or stop tokens, nor what the template itself puts first.
+
+        The words of a response that is still being written only ever grow.
+        """
+        text = self._spell([i for i in ids if i not in self.stop_ids])
+        return "" if self._put_first.startswith(text) else text.removeprefix(self._put_first)
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
     def control_tokens(self, text: str) -> list[str]:
         """Control tokens that stand in a text as data; they are spelled out when it is encoded."""
