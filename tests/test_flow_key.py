@@ -21,6 +21,7 @@ from posttrain.flow import hashing, hub
 from posttrain.flow.fingerprint import Outsiders, canonical, fingerprint, key_of
 from posttrain.flow.hashing import Hasher
 from posttrain.flow.inputs import Leaf, Pinned, inputs_of, plain, replace_inputs
+from posttrain.models.locate import find_model
 
 
 def key(config: Config, step: Step | None = None, steps: dict[str, str] | None = None) -> str:
@@ -103,18 +104,19 @@ def test_a_hub_model_is_pinned_beside_its_name_or_in_it() -> None:
     class Spec(Config):
         path: ModelRef
         revision: str | None = None
+        tokenizer: ModelRef | None = None
 
     class Holder(Config):
         spec: Spec
         other: ModelRef
         more: tuple[ModelRef, ...] = ()
 
-    config = Holder(spec=Spec(path="o/m", revision="v1"), other="o/m", more=("o/n",))
+    config = Holder(spec=Spec(path="o/m", revision="v1", tokenizer="o/t"), other="o/m", more=("o/n",))
     revisions = {leaf.path: leaf.revision for leaf in inputs_of(config)}
     assert revisions[("spec", "path")] == "v1"
-    assert revisions[("other",)] == ""
+    assert revisions[("other",)] == revisions[("spec", "tokenizer")] == ""
     pinned = replace_inputs(config, lambda leaf: Pinned(leaf.value, "c0ffee") if leaf.kind else leaf.value)
-    assert pinned.spec == Spec(path="o/m", revision="c0ffee")
+    assert pinned.spec == Spec(path="o/m", revision="c0ffee", tokenizer="o/t@c0ffee")
     assert (pinned.other, pinned.more) == ("o/m@c0ffee", ("o/n@c0ffee",))
 
 
@@ -355,6 +357,9 @@ def test_hub_models_count_by_revision(cached_model: Path) -> None:
     other = "f" * 40
     for leaf in (Leaf(f"owner/name@{other}", (), "model"), Leaf("owner/name", (), "model", revision=other)):
         assert Outsiders(Hasher())(leaf).identity == {"model": "owner/name", "revision": other}
+    (cached_model / "snapshots" / COMMIT).mkdir(parents=True)
+    (cached_model / "snapshots" / COMMIT / "config.json").write_text("{}")
+    assert find_model(str(found.pinned)) == cached_model / "snapshots" / COMMIT
     first = key(JoinConfig(inputs=(), method=Beta(teacher="owner/name")))
     (cached_model / "refs" / "main").write_text(other)
     hub.revision.cache_clear()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from posttrain.cli import look, recipes, stores, verbs
+from posttrain.common.version import VERSION
 
 app = typer.Typer(
     name="posttrain",
@@ -27,9 +28,7 @@ stores.register(app)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from posttrain import __version__
-
-        typer.echo(f"posttrain {__version__}")
+        typer.echo(f"posttrain {VERSION}")
         raise typer.Exit
 
 

@@ -23,6 +23,7 @@ from posttrain.common.errors import StoreError
 from posttrain.common.files import disk_full, sha256_file, sync_folder, write_json
 from posttrain.common.manifest import NAME, read_manifest
 from posttrain.common.step import StepContext
+from posttrain.common.version import VERSION
 
 STATE = "state"
 UNFINISHED = "unfinished.json"
@@ -99,8 +100,6 @@ def _still_same(order: Order, folder: Path) -> None:
 def _manifest(
     folder: Path, order: Order, summary: Mapping[str, Any], note: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    from posttrain.common.version import VERSION
-
     return {
         "posttrain": VERSION,
         "step": order.step,

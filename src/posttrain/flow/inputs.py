@@ -23,7 +23,7 @@ class Leaf:
 
     kind: of the input, where its field is marked as one (`common.config.Input`); "" where the field's type
     does not say what it holds; None where it is plain text.
-    revision: what a field `revision` beside it says. runtime: the field is left out of the key.
+    revision: what a field `revision` says beside a `path`. runtime: the field is left out of the key.
     """
 
     value: str
@@ -35,7 +35,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A hub model at one commit: `name` and the field `revision` beside it, else `name@commit`."""
+    """A hub model at one commit: a `path` and the `revision` beside it, else `name@commit`."""
 
     name: str
     commit: str
@@ -84,7 +84,7 @@ def _walk(value: Any, kind: _Kind, path: Place, change: Change) -> Any:
         for name, field, inner in _fields(value, kind):
             old = getattr(value, name)
             new = _walk(old, inner, (*path, field), change)
-            if isinstance(new, Pinned) and "revision" in type(value).model_fields:
+            if isinstance(new, Pinned) and name == "path" and "revision" in type(value).model_fields:
                 changed |= {name: new.name, "revision": new.commit}
             elif new is not old:
                 changed[name] = _settled(new)
@@ -113,7 +113,9 @@ def _fields(model: BaseModel, kind: _Kind) -> Iterator[tuple[str, str, _Kind]]:
         mark = next((m.kind for m in info.metadata if isinstance(m, Input)), None)
         runtime = kind.runtime or any(m is Runtime or isinstance(m, Runtime) for m in info.metadata)
         found = _kind(info.annotation, mark, runtime)
-        yield name, info.alias or name, replace(found, revision=revision if isinstance(revision, str) else "")
+        if name == "path" and isinstance(revision, str):
+            found = replace(found, revision=revision)
+        yield name, info.alias or name, found
 
 
 def _leaf(value: str, kind: _Kind, path: Place) -> Leaf:

@@ -109,9 +109,9 @@ def _build(text: str, name: str, entries: dict[Place, str]) -> Any:
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as e:
-        line = text.count("\n", 0, e.position) + 1
+        number = text.count("\n", 0, e.position) + 1
         found = f"U+{ord(text[e.position]):04X}"
-        raise ConfigError(f"{name}:{line}: the character {found} may not stand in YAML") from None
+        raise ConfigError(f"{name}:{number}: the character {found} may not stand in YAML") from None
     try:
         node = loader.get_single_node()
         return None if node is None else _Builder(loader, name, entries).value(node, ())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from posttrain.common.errors import ConfigError
 
-_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$")
 _WEIGHTS, _CODE = "*.safetensors", "*.py"
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
@@ -16,8 +16,9 @@ _SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 def find_model(ref: str, revision: str | None = None, code: bool = False) -> Path:
     """The folder with `config.json` (or, for a bare LoRA, `adapter_config.json`) that `ref` names.
 
-    ref: a folder, an artifact with `model/` inside, or a hub id, which is fetched (weights as safetensors
-    alone). code: fetch Python files too. Raises ConfigError where there is nothing, saying what is near.
+    ref: a folder, an artifact with `model/` inside, or a hub id, alone or as `owner/name@revision`, which is
+    fetched (weights as safetensors alone). code: fetch Python files too.
+    Raises ConfigError where there is nothing, saying what is near.
     """
     folder = _find(ref, revision, [_WEIGHTS, *_SMALL, *([_CODE] if code else [])])
     for candidate in (folder, folder / "model"):
@@ -54,7 +55,8 @@ def _find(ref: str, revision: str | None, patterns: list[str]) -> Path:
         raise ConfigError(f"{path} is a file; a model is a folder")
     if not _HUB_ID.match(ref) or ref.startswith("."):
         raise ConfigError(f"there is no folder {path}{_near(path)}")
-    return _from_hub(ref, revision, patterns)
+    name, _, named = ref.partition("@")
+    return _from_hub(name, named or revision, patterns)
 
 
 def _from_hub(ref: str, revision: str | None, patterns: list[str]) -> Path:

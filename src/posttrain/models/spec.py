@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from posttrain.common.config import Config, ModelRef
+from posttrain.common.config import Config, Input, ModelRef
 
 
 class LoRA(Config):
@@ -39,7 +39,7 @@ class ModelSpec(Config):
     revision: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: ModelRef | None = None
-    chat_template: str | None = None
+    chat_template: Annotated[str, Input("text")] | None = None
     lora: LoRA | None = None
     vocab_multiple: int = Field(64, ge=1)
     trust_remote_code: bool = False
