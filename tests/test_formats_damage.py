@@ -253,6 +253,23 @@ def test_parquet_without_its_footer(tmp_path: Path) -> None:
         list(read_rows(write(tmp_path / "cut.parquet", path.read_bytes()[:-20])))
 
 
+def test_a_folder_that_datasets_saved_whole_and_cut_off(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    saved = datasets.Dataset.from_list([{"prompt": f"p{i}", "completion": f"c{i}"} for i in range(2500)])
+    saved.save_to_disk(str(tmp_path / "saved"))
+    assert [row.prompt.text for row in read_rows(tmp_path / "saved")] == [f"p{i}" for i in range(2500)]  # type: ignore[attr-defined]
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    cut = write(tmp_path / "cut.arrow", file.read_bytes()[:-3000])
+    rows, rejects, (entry,) = read(cut)
+    assert [row.prompt.text for row in rows] == [f"p{i}" for i in range(2000)]
+    assert (entry["line"], list(rejects.damaged)) == (2001, [str(cut)])
+    assert entry["reason"].startswith("an Arrow file that is damaged or cut off")
+    with pytest.raises(DataError, match="not a whole Arrow file"):
+        list(read_rows(write(tmp_path / "stub.arrow", file.read_bytes()[:20])))
+
+
 def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     bad = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xffx"))
     table = pa.table({"prompt": ["p", "q"], "completion": bad})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from posttrain.formats import ReadOptions, Rejects, read_rows
 from posttrain.records import Comparison, Demonstration, Prompt, Row
@@ -149,3 +152,60 @@ def test_roles_out_of_order_in_a_tree(tmp_path: Path) -> None:
     rows, rejects = read(tmp_path, row)
     assert [path_of(row) for row in rows] == ["q a"]
     assert dict(rejects.reasons) == {"'prompt…role': roles out of order": 1}
+
+
+def flat(root: dict[str, Any], parent: str | None = None) -> list[dict[str, Any]]:
+    """The messages of a tree, one a row."""
+    id = f"id of {root['text']}"
+    own = {key: value for key, value in root.items() if key != "replies"}
+    row = {
+        **own,
+        "message_id": id,
+        "parent_id": parent,
+        "message_tree_id": "t1",
+        "tree_state": "ready_for_export",
+    }
+    return [row, *(each for reply in root["replies"] for each in flat(reply, id))]
+
+
+def write(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
+    path = tmp_path / "messages.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", [Demonstration, Comparison, Prompt])
+def test_messages_one_a_row_are_the_same_trees(tmp_path: Path, kind: type[Row]) -> None:
+    nested, _ = read(tmp_path, TREE, kind)
+    rows = flat(TREE["prompt"])
+    for order in (rows, rows[::-1]):
+        with Rejects() as rejects:
+            found: list[Any] = list(read_rows(write(tmp_path, order), kind, rejects=rejects))
+        key = attrgetter("provenance.id")
+        assert sorted(found, key=key) == sorted(
+            (row.model_copy(update=moved(row, found)) for row in nested), key=key
+        )
+        assert (rejects.rejected, list(rejects.formats.values())) == (0, ["oasst-flat"])
+
+
+def moved(row: Any, found: list[Any]) -> dict[str, Any]:
+    """What a row has of the file it was read from."""
+    twin = next(other for other in found if other.provenance.id == row.provenance.id)
+    fields = {"provenance": twin.provenance}
+    return {**fields, "prompt": twin.prompt} if not isinstance(row, Prompt) else {**fields, "tags": twin.tags}
+
+
+def test_messages_without_a_tree_are_put_aside(tmp_path: Path) -> None:
+    rows = flat(TREE["prompt"])
+    lost = [row for row in rows if row["text"] != "q1"]  # b1 answers q1
+    circle = [
+        {**rows[1], "message_id": "x", "parent_id": "y"},
+        {**rows[1], "message_id": "y", "parent_id": "x"},
+    ]
+    with Rejects() as rejects:
+        found = list(read_rows(write(tmp_path, [*lost, *circle, rows[0]]), rejects=rejects))
+    assert [path_of(row) for row in found] == ["q a1", "q a2"]
+    assert dict(rejects.reasons) == {
+        "'parent_id': no way up to the root of a tree": 3,
+        "'message_id': expected an id that no other message has": 1,
+    }

@@ -270,7 +270,7 @@ def test_a_row_of_each_format(tmp_path: Path, name: str, row: Any, kind: Any, ex
 
 
 def test_every_format_is_tried_above() -> None:
-    assert {name for name, *_ in CASES} == set(FORMATS) - {"records", "oasst"}
+    assert {name for name, *_ in CASES} == set(FORMATS) - {"records", "oasst", "oasst-flat"}
 
 
 def test_provenance_says_where_a_row_came_from_and_stays_the_same(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_one_bad_part_does_not_cost_the_others(tmp_path: Path) -> None:
         {"question": "Which?", "choices": ["a", "b"], "answer": 1},  # multiple choice
         {"question": "What?", "context": "A text.", "answers": {"text": ["x"]}},  # about a text
         {"prompt": "p", "completions": ["step one", "step two"], "labels": [True, False]},  # step by step
-        {"role": "prompter", "text": "flat", "message_id": "1"},  # an OASST message outside of its tree
+        {"role": "prompter", "text": "flat"},  # a turn of something
         {"anything": 1},
         {},
     ],

@@ -1,4 +1,4 @@
-"""Parquet: any file to plain rows, and our own records in typed columns.
+"""Parquet and Arrow: any file to plain rows, and our own records in typed columns of Parquet.
 
 One schema holds every kind of record: a column that a kind does not have is null.
 """
@@ -51,6 +51,29 @@ def parquet_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, dict[str, 
                 rejects.add_damage(str(path), before + done + 1, lost, rows=rows - done)
             before += rows
             rejects.bytes_read += size // file.num_row_groups
+
+
+def arrow_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of each row of an Arrow file, as `datasets` saves them; also of one that is cut off.
+
+    Raises DataError where the file's schema cannot be read.
+    """
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as handle:
+        try:
+            batches = pa.ipc.open_stream(handle)
+        except (pa.ArrowException, OSError) as e:
+            raise DataError(f"{path}: not a whole Arrow file ({e}); save it again") from e
+        done = 0
+        try:
+            for batch in batches:
+                yield from _plain(path, batch, done, rejects)
+                done += batch.num_rows
+                rejects.bytes_read += batch.nbytes
+        except (pa.ArrowException, OSError) as e:
+            error = RowError("", f"an Arrow file that is damaged or cut off: {e}; the rows before were used")
+            rejects.add_damage(str(path), done + 1, error)
 
 
 def _plain(

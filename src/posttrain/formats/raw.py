@@ -1,4 +1,4 @@
-"""Files to plain rows, whatever way they are laid out: JSON, CSV, plain text, Parquet."""
+"""Files to plain rows, whatever way they are laid out: JSON, CSV, plain text, Parquet, Arrow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 from posttrain.common.errors import DataError
 from posttrain.formats.json_rows import json_rows
 from posttrain.formats.opening import BOM, CUT, cut_off, everything, first_bytes, open_bytes
-from posttrain.formats.parquet import parquet_rows
+from posttrain.formats.parquet import arrow_rows, parquet_rows
 from posttrain.formats.rejects import Rejects, RowError
 
 SUFFIXES = {
@@ -24,12 +24,13 @@ SUFFIXES = {
     ".tsv": "tsv",
     ".txt": "text",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One row as it stands in its file. line: of a text file, or the number of a Parquet row; both from 1."""
+    """One row as it stands in its file. line: of a text file, or the row's number in Parquet; from 1."""
 
     file: str
     line: int
@@ -62,8 +63,8 @@ def raw_rows(path: Path, rejects: Rejects, separator: str | None = None) -> Iter
     Raises DataError where the file as a whole cannot be read.
     """
     file, layout = str(path), layout_of(path)
-    if layout == "parquet":
-        for line, row in parquet_rows(path, rejects):
+    if layout in ("parquet", "arrow"):
+        for line, row in (parquet_rows if layout == "parquet" else arrow_rows)(path, rejects):
             yield Raw(file, line, row)
         return
     with open_bytes(path) as (handle, position):

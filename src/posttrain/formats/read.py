@@ -24,6 +24,7 @@ from posttrain.records import ROW, Prompt, R, Row
 
 LOOKED_AT = 50  # rows by which a file's format is recognised
 ROWS = "rows.jsonl"
+BESIDE = ("dataset_info.json", "state.json", "dataset_infos.json")  # what `datasets` saves beside its data
 
 
 def read_rows(
@@ -62,7 +63,9 @@ def _read(
         name = format if format != "auto" else recognise([raw.row for raw in first], str(file))
         read = reader(name, kind, str(file))
         rejects.formats[str(file)] = name
-        for raw in chain(first, raws):
+        gather = named_format(name).gather
+        rest = chain(first, raws)
+        for raw in gather(rest, rejects) if gather else rest:
             yield from _rows(raw, read, kind, options, rejects)
 
 
@@ -165,6 +168,7 @@ def files_of(path: Path | str) -> list[Path]:
     if (path / ROWS).is_file():
         return [path / ROWS]
     files = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in SUFFIXES)
+    files = [file for file in files if file.name not in BESIDE]
     if not files:
         raise DataError(f"{path}: a folder with neither {ROWS} nor data files ({', '.join(SUFFIXES)})")
     if len({_suffix(file) for file in files}) > 1:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain.common.config import nearest
 from posttrain.common.errors import ConfigError, DataError
-from posttrain.formats import hh, instructions, oasst, own, questions, scored, trl
+from posttrain.formats import hh, instructions, oasst, oasst_flat, own, questions, scored, trl
 from posttrain.formats.build import Origin
 from posttrain.formats.convert import CONVERSIONS, plural
 from posttrain.formats.fields import Plain
-from posttrain.formats.rejects import RowError
+from posttrain.formats.raw import Raw
+from posttrain.formats.rejects import Rejects, RowError
 from posttrain.records import (
     Comparison,
     Demonstration,
@@ -35,23 +36,29 @@ class Format:
     reads: kind -> reader; the first kind is what the format gives where no kind is asked for.
         A reader yields rows, and a RowError for each part of the row that it could not use or that was left
         out; it raises RowError where nothing of the row can be used.
+    gather: where what belongs together stands in many rows of a file: makes one row of them, before `reads`.
     """
 
     shape: tuple[str, ...]
     matches: Callable[[Plain], bool]
     reads: Mapping[type[Row], Reader]
+    gather: Callable[[Iterable[Raw], Rejects], Iterator[Raw]] | None = None
 
 
+OASST: Mapping[type[Row], Reader] = {
+    Demonstration: oasst.read_demonstrations,
+    Comparison: oasst.read_comparisons,
+    Prompt: oasst.read_prompts,
+}
 FORMATS: dict[str, Format] = {
     "records": Format(("kind", "provenance"), own.matches, {Row: own.read}),
     "oasst": Format(
         ("message_tree_id", "prompt", "replies"),
         oasst.matches,
-        {
-            Demonstration: oasst.read_demonstrations,
-            Comparison: oasst.read_comparisons,
-            Prompt: oasst.read_prompts,
-        },
+        OASST,
+    ),
+    "oasst-flat": Format(
+        ("message_id", "parent_id", "role", "text"), oasst_flat.matches, OASST, oasst_flat.gather
     ),
     "hh": Format(("chosen", "rejected"), hh.matches, {Comparison: hh.read}),
     "trl-preference": Format(
