@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,11 +42,18 @@ def _describe(use: TaskUse, results: Results) -> dict[str, Any]:
         "title": getattr(task, "title", "") or use.label,
         "headline": task.headline,
         "metrics": list(dict.fromkeys(metric for o in all_outcomes for metric in o.metrics)),
-        "groups": list(dict.fromkeys(o.group for o in all_outcomes if o.group)),
+        "groups": sorted({o.group for o in all_outcomes if o.group}, key=_natural),
         "units": dict(getattr(task, "units", {})),
         "lower_is_better": sorted(getattr(task, "lower_is_better", ())),
         "settings": use.settings.model_dump(mode="json"),
     }
+
+
+def _natural(group: str) -> list[tuple[bool, int, str]]:
+    """Sorts "level 2" before "level 10"."""
+    return [
+        (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", group)
+    ]
 
 
 def _estimates(use: TaskUse, model: str, results: Results) -> Iterator[dict[str, Any]]:

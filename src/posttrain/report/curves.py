@@ -44,9 +44,9 @@ def training_curves(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
             {"metric": name, "title": words(name), "svg": draw(splits, f"f{position}-{i}"), **_ends(splits)}
             for i, (name, splits) in enumerate(metrics.items())
         ]
-        runs.append(
-            {"name": artifact.name, "method": method_of(artifact), "figures": figures, "shown": SHOWN}
-        )
+        first = [figure for figure in figures if figure["metric"] not in LAST][:SHOWN]
+        more = [figure for figure in figures if figure not in first]
+        runs.append({"name": artifact.name, "method": method_of(artifact), "figures": first, "more": more})
     return runs
 
 
@@ -114,7 +114,8 @@ def draw(splits: dict[str, Series], prefix: str) -> str:
 def _plot(axes: Any, series: Series, colour: str, split: str) -> None:
     x, y = np.array(series.steps), np.array(series.values)
     if split == "heldout" or len(x) < 2:
-        axes.plot(x, y, color=colour, linewidth=1.4, marker="o", markersize=3)
+        # Two or three measurements do not say what lies between them.
+        axes.plot(x, y, color=colour, linewidth=1.4 if len(x) > 3 else 0, marker="o", markersize=3)
         return
     if len(x) > DENSE:
         x, y, low, high = _buckets(x, y)

@@ -122,7 +122,7 @@ def render(content: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     from posttrain.common.version import VERSION
-    from posttrain.report import text
+    from posttrain.report import stages, text
 
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -140,6 +140,7 @@ def render(content: dict[str, Any]) -> str:
         **content,
         has_answers=any(evaluation["answers"] for evaluation in content["evaluations"]),
         marks={"better": "▲", "worse": "▼", "same": "≈", None: "·"},
+        words=stages.words,
         percent=lambda level: f"{100 * level:.0f}\u202f%",
         css=Markup((HERE / "page.css").read_text("utf-8")),
         version=VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median_high
 
 MAX_SHOWN = 2_000  # characters of one answer; the rest is counted, the file has it whole
 
@@ -67,8 +68,7 @@ class Scale:
 
 
 def scale(values: list[float], widths: list[float], share: bool, unit: str = "") -> Scale:
-    """The scale for a column: percent with one decimal for proportions, else what its narrowest interval
-    supports.
+    """The scale of a column: percent with one decimal for proportions, else what its middle interval supports.
 
     values: the means. widths: high - low of each interval.
     """
@@ -76,7 +76,13 @@ def scale(values: list[float], widths: list[float], share: bool, unit: str = "")
         return Scale(100.0, 1, "%")
     halves = [w / 2 for w in widths if w > 0]
     largest = max((abs(v) for v in values), default=0.0)
-    digits = _decimals(min(halves)) if halves else 2 - math.floor(math.log10(largest)) if largest > 0 else 0
+    digits = (
+        _decimals(median_high(halves))
+        if halves
+        else 2 - math.floor(math.log10(largest))
+        if largest > 0
+        else 0
+    )
     return Scale(1.0, max(0, min(digits, 4)), unit)
 
 
