@@ -1,0 +1,1 @@
+"""What models can do: tasks, the suite that runs them, means and paired differences with their intervals."""

@@ -1,0 +1,1 @@
+"""What a run gave, on one page: tables, curves, answers side by side, costs, provenance."""

@@ -68,7 +68,7 @@ class Scale:
 
 
 def scale(values: list[float], widths: list[float], share: bool, unit: str = "") -> Scale:
-    """The scale of a column: percent with one decimal for proportions, else what its middle interval supports.
+    """The scale of a column: percent with one decimal for proportions, else what its middle interval allows.
 
     values: the means. widths: high - low of each interval.
     """
