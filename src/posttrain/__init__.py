@@ -17,7 +17,9 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import posttrain.report as _report_room
-from posttrain.common.version import VERSION as __version__
+from posttrain.common.version import VERSION
+
+__version__ = VERSION
 
 
 _WHERE = {

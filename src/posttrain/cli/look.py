@@ -33,12 +33,20 @@ def _settings(sets: list[str] | None) -> dict[str, Any]:
 def inspect(
     model: Annotated[str, typer.Option("--model", "-m", help="A folder or hub id.", show_default=False)],
     data: Annotated[str, typer.Option("--data", "-d", help="A file or folder of rows.", show_default=False)],
-    n: Annotated[int, typer.Option("--n", help="How many rows to show.", min=1)] = 3,
+    n: Annotated[int, typer.Option("--n", help="How many rows to show.", min=0)] = 3,
+    method: Annotated[
+        str | None, typer.Option("--method", help="The objective; where not given, each row's kind decides.")
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option("--chat-template", help="A name, file or text in place of the tokenizer's.")
+    ] = None,
 ) -> None:
     """Show what would be trained on: rows with the supervised tokens in colour, and the template checks."""
+    from posttrain.flow.source import parse_value
     from posttrain.training.inspection import inspect_data
 
-    inspect_data(model, data, n)
+    chosen = parse_value(method, "--method") if method else None
+    inspect_data(model, data, n, chosen, chat_template=chat_template)
 
 
 @command
