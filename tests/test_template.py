@@ -100,7 +100,9 @@ def test_bos_stands_once(name: str) -> None:
     encoded = template.conversation(prompt(), ANSWER, "all")
     assert encoded.tokens[0] == bos
     assert encoded.tokens.count(bos) == 1
-    assert template.documents(["A text."])[0].tokens.count(bos) == 1
+    document = template.documents(["A text."])[0]
+    assert document.tokens.count(bos) == 1
+    assert document.mask == [False] + [True] * (len(document.tokens) - 1)
 
 
 def test_stop_ids_name_the_turns_end_first_and_the_end_of_text(

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
-from posttrain.models.load_tokenizer import load_tokenizer, splits_as_written
+from posttrain.models.load_tokenizer import load_tokenizer, splits_as_written, tokenizer_hash
 from posttrain.models.template import ChatTemplate
 from posttrain.models.tokenizer import STEP, TokenizerConfig, texts_of
 from posttrain.records import (
@@ -174,6 +174,7 @@ def test_a_qwen2_model_made_with_it_is_split_alike_by_plain_transformers(
     plain = AutoTokenizer.from_pretrained(tmp_path / "m")
     assert type(plain).__name__ == "Qwen2Tokenizer"
     assert splits_as_written(plain, tmp_path / "m")
+    assert tokenizer_hash(plain) == tokenizer_hash(load_tokenizer(str(made[0])))
     chat = [{"role": "user", "content": "river 12"}]
     ids = plain.apply_chat_template(chat, return_dict=False)
     assert ids == AutoTokenizer.from_pretrained(made[0] / "tokenizer").apply_chat_template(

@@ -82,13 +82,7 @@ def splits_as_written(tokenizer: Any, folder: Path) -> bool:
 def tokenizer_hash(tokenizer: Any) -> str:
     """16 hex digits that change when ids mean something else; token-exact rows carry it.
 
-    Special roles (which token is eos) and the chat template do not count.
+    The vocabulary alone counts: not how text is split, which token is eos, or the chat template.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        parts = json.loads(backend.to_str())
-        kept = {k: parts.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-        text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
-    else:
-        text = repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
