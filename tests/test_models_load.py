@@ -254,6 +254,9 @@ class TestWrongFolders:
         (folder / "model.safetensors").unlink()
         with pytest.raises(ConfigError, match=r"pytorch_model\.bin, a pickle.*save_pretrained"):
             load_model(folder, dtype=F32)
+        save_file({"value.weight": torch.zeros(1, 32)}, folder / "heads.safetensors")
+        with pytest.raises(ConfigError, match="a pickle"):
+            load_model(folder, dtype=F32)
         (folder / "pytorch_model.bin").unlink()
         with pytest.raises(ConfigError, match="no weights"):
             load_model(folder, dtype=F32)

@@ -123,6 +123,7 @@ class TestHeads:
         )
         model.save(tmp_path / "b", torch.bfloat16)
         again = load_model(tmp_path / "b", dtype=torch.bfloat16)
+        assert again.source_dtype == torch.bfloat16
         assert model.value_head is not None
         assert again.value_head is not None
         assert torch.equal(again.value_head.weight, model.value_head.weight)
@@ -287,6 +288,22 @@ class TestFolder:
         file.write_text(json.dumps({**json.loads(file.read_text()), "temperature": 0.6, "do_sample": False}))
         load_model(path, dtype=F32).save(tmp_path / "b")
         assert GenerationConfig.from_pretrained(tmp_path / "b").temperature == 0.6
+
+    def test_a_model_of_its_own_code_goes_on_being_one(self, tmp_path: Path) -> None:
+        path = tiny_folder("llama", tmp_path / "a")
+        (path / "modeling_own.py").write_text(
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            "class OwnConfig(LlamaConfig):\n    model_type = 'own_llama'\n"
+            "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        )
+        auto = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "model_type": "own_llama", "auto_map": auto}))
+        model = load_model(ModelSpec(path=str(path), trust_remote_code=True), dtype=F32)
+        assert type(model.hf).__name__ == "OwnForCausalLM"
+        model.save(tmp_path / "b")
+        again = load_model(ModelSpec(path=str(tmp_path / "b"), trust_remote_code=True), dtype=F32)
+        assert torch.equal(again.hf(IDS).logits, model.hf(IDS).logits)
 
     def test_a_tokenizer_that_plain_transformers_would_split_otherwise_is_named(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

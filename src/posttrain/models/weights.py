@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from posttrain.common.errors import ConfigError
+from posttrain.models.heads import FILE as HEADS
 from posttrain.models.heads import is_classifier, read_heads
 from posttrain.models.locate import find_model
 
@@ -100,7 +101,7 @@ def _check_complete(folder: Path, hf: PreTrainedModel, report: dict[str, Any], c
 
 
 def _need_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
+    if _weight_files(folder):
         return
     unsafe = sorted(
         file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern)
@@ -121,11 +122,15 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
     counts: Counter[str] = Counter()
-    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as tensors:
+    with safe_open(min(_weight_files(folder)), framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             stored = tensors.get_slice(name)
             counts[stored.get_dtype()] += math.prod(stored.get_shape())
     return dtypes.get(counts.most_common(1)[0][0], torch.bfloat16)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*.safetensors") if file.name != HEADS]
 
 
 def _merged_adapter(folder: Path, dtype: torch.dtype, code: bool) -> Loaded:
