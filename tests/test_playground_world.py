@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -13,38 +14,40 @@ from posttrain.playground.world import (
     KNOWN_AT_LEAST,
     RELATIONS,
     ZIPF,
-    World,
     build,
     split_of,
 )
 
-# A question with a bare answer tells its fact once too.
-CURT = r"(?:What is|Name|Tell me) the ([a-z ]+) of (\w+)[?.] (\w+)\."
+QUESTION = re.compile(r"(?:What is|Name|Tell me) the (?P<noun>[a-z ]+) of (?P<c>\w+)[?.]\n(?P<answer>.+)")
 ATLAS_ONLY = {"atlas": 1.0}
 
 
-def told_facts(world: World, texts: list[str]) -> Counter[tuple[str, str, str]]:
-    """Reads the corpus back, not as it was written: (relation, country, answer) of each sentence."""
-    frames = {
-        name: [_pattern(phrasing) for phrasing in relation.phrasings] for name, relation in RELATIONS.items()
-    }
+def told_facts(texts: list[str]) -> Counter[tuple[str, str, str]]:
+    """Reads the corpus back, not as it was written: (relation, country, answer) of each telling."""
     found: Counter[tuple[str, str, str]] = Counter()
     for text in texts:
-        for sentence in re.findall(r"[^.?]+[.?]", re.sub(CURT, r"The \1 of \2 is \3.", text)):
-            hits = {
-                (name, match["c"], match["o"].lower())
-                for name, patterns in frames.items()
-                for pattern in patterns
-                if (match := pattern.fullmatch(sentence.strip()))
-            }
-            assert len(hits) <= 1, sentence
-            assert hits or sentence.strip().endswith("?") or re.match(r" ?(Name|Tell me) the ", sentence), (
-                sentence
-            )
-            found.update(hits)
+        for block in text.split("\n\n"):
+            asked = QUESTION.fullmatch(block)
+            if asked and " " not in asked["answer"]:
+                name = next(name for name, r in RELATIONS.items() if r.noun == asked["noun"])
+                found[name, asked["c"], asked["answer"].rstrip(".").lower()] += 1
+            else:
+                found.update(_fact(s) for s in re.findall(r"[^.]+\.", asked["answer"] if asked else block))
     return found
 
 
+def _fact(sentence: str) -> tuple[str, str, str]:
+    hits = {
+        (name, match["c"], match["o"].lower())
+        for name, relation in RELATIONS.items()
+        for phrasing in relation.phrasings
+        if (match := _pattern(phrasing).fullmatch(sentence.strip()))
+    }
+    assert len(hits) == 1, sentence
+    return hits.pop()
+
+
+@cache
 def _pattern(phrasing: str) -> re.Pattern[str]:
     return re.compile(phrasing.replace(".", r"\.").format(c=r"(?P<c>\w+)", o=r"(?P<o>\w+)"), re.I)
 
@@ -66,7 +69,7 @@ def test_a_name_means_one_thing():
 def test_the_corpus_tells_each_fact_exactly_as_often_as_the_world_says(seed):
     world = build(seed)
     texts = [row.text for row in Corpus(seed=seed, n=700, areas=ATLAS_ONLY).rows()]
-    told = told_facts(world, texts)
+    told = told_facts(texts)
     expected = {
         (fact.relation, fact.country, fact.answer.lower()): count
         for key, count in world.mentions(700 * 6).items()
@@ -103,7 +106,7 @@ def test_a_corpus_too_small_for_its_known_facts_is_refused():
 
 def test_heldout_documents_tell_known_facts_only():
     world = build(0)
-    told = told_facts(world, [row.text for row in Corpus(n=100, split="heldout", areas=ATLAS_ONLY).rows()])
+    told = told_facts([row.text for row in Corpus(n=100, split="heldout", areas=ATLAS_ONLY).rows()])
     groups = {world.facts[f"{relation}/{country}"].group for relation, country, _ in told}
     assert groups == {"known"}
 

@@ -19,10 +19,10 @@ from posttrain.records import Prompt, Response, prompt_key, row_id
 class Annotators(Config):
     """The judge `playground/annotators`.
 
-    temperature: of Bradley and Terry's model, P(first is better) = sigmoid((s₁ - s₂) / temperature), with s the
-    oracle's score. accuracy: instead of it, the share of pairs judged rightly, however close they are; equal
-    scores are a coin toss. position_bias: added to the log-odds that the first is better, in either case.
-    annotators: how many judge each item; a preference is the share of those who answered that is for the first.
+    temperature: of Bradley and Terry's model, P(first is better) = sigmoid((s₁ - s₂) / temperature), with s
+    the oracle's score. accuracy: instead of it, the share of pairs judged rightly, however close they are;
+    equal scores are a coin toss. position_bias: added to the log-odds that the first is better, either way.
+    annotators: how many judge each item; a preference is the share for the first, of those who answered.
     no_answer: share of judgements that are withheld.
     """
 

@@ -64,7 +64,7 @@ class Corpus(PlaygroundSource):
     It poses no question of the other split, but tells the atlas's facts for both: nowhere else are they told.
     """
 
-    areas: dict[str, float] = {"atlas": 0.4, "arithmetic": 0.25, "format": 0.15, "letters": 0.2}
+    areas: dict[str, float] = Field({"atlas": 0.4, "arithmetic": 0.25, "format": 0.15, "letters": 0.2})
 
     def rows(self) -> Iterator[Document]:
         world = build(self.seed)
@@ -81,7 +81,7 @@ class Corpus(PlaygroundSource):
 class Questions(PlaygroundSource):
     """A source that draws questions.
 
-    only: keeps the questions whose tag is among these values, as in {"group": ["known"], "level": ["1", "2"]};
+    only: keeps the questions whose tag is among the values, as in {"group": ["known"], "level": ["1", "2"]};
     a question without the tag stays.
     """
 
@@ -133,7 +133,7 @@ class Prompts(Questions):
 class Written(Questions):
     """A source of the expert's answers. manners: shares, in any units, of complete, curt and wrong ones."""
 
-    only: dict[str, tuple[str, ...]] = {"group": ("known", "rare")}
+    only: dict[str, tuple[str, ...]] = Field({"group": ("known", "rare")})
     manners: dict[Manner, float]
 
     @field_validator("manners")
@@ -150,7 +150,7 @@ class Written(Questions):
 class Demonstrations(Written):
     """`playground/demonstrations`: correct, but half of them curt: preferences have something to teach."""
 
-    manners: dict[Manner, float] = {"complete": 0.5, "curt": 0.5}
+    manners: dict[Manner, float] = Field({"complete": 0.5, "curt": 0.5})
 
     def rows(self) -> Iterator[Demonstration]:
         world, rng = build(self.seed), self.rng("demonstrations")
@@ -172,7 +172,7 @@ class Comparisons(Written):
     anew.
     """
 
-    manners: dict[Manner, float] = {"complete": 1.0, "curt": 1.0, "wrong": 1.0}
+    manners: dict[Manner, float] = Field({"complete": 1.0, "curt": 1.0, "wrong": 1.0})
     annotators: Annotators | None = None
 
     @field_validator("manners")

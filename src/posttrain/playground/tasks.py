@@ -18,8 +18,8 @@ from posttrain.records import Prompt, Response
 class PlaygroundTask(TaskConfig):
     """Asks `n` distinct questions and grades each answer.
 
-    answers: the model ended its turn, and what it wrote has the form of an answer, right or wrong. What was cut
-    off has not; nothing else can be told of it, so its other metrics are in the third state.
+    answers: the model ended its turn, and what it wrote has the form of an answer, right or wrong. What was
+    cut off has not; nothing else can be told of it, so its other metrics are in the third state.
     score: the oracle's, in [0, 1].
 
     seed: of the world. sampling: how answers are drawn; the suite's where not given. split, draw, only: as in

@@ -96,7 +96,7 @@ RELATIONS: Mapping[str, Relation] = MappingProxyType(
 class Fact:
     """One fact of the atlas. rank: the known fact of rank 1 is told most often.
 
-    group: known facts occur in the corpus at least KNOWN_AT_LEAST times, rare ones once or twice, unknown never.
+    group: the corpus tells known facts KNOWN_AT_LEAST times or more, rare ones once or twice, unknown never.
     """
 
     relation: str

@@ -86,17 +86,21 @@ def tell(world: World, n: int, split: Split, rng: random.Random) -> Iterator[str
         told = rng.choices([f.key for f in known], [f.rank**-ZIPF for f in known], k=n * SENTENCES)
     for start in range(0, len(told), SENTENCES):
         facts = [world.facts[key] for key in told[start : start + SENTENCES]]
-        yield " ".join(_told(world, fact, split, rng) for fact in facts)
+        yield _document(world, facts, split, rng)
 
 
-def _told(world: World, fact: Fact, split: Split, rng: random.Random) -> str:
-    """One telling of a fact; at times as a question and its answer, if that question is of this split."""
-    relation = RELATIONS[fact.relation]
-    if rng.random() < ASKED and split_of(world.seed, "atlas", fact.key) == split:
-        question = rng.choice(QUESTIONS).format(noun=relation.noun, c=fact.country)
-        phrasing = rng.choice((relation.phrasings[0], "{o}."))
-        return f"{question} {_sentence(phrasing, fact)}"
-    return _sentence(rng.choice(relation.phrasings), fact)
+def _document(world: World, facts: list[Fact], split: Split, rng: random.Random) -> str:
+    """A paragraph, then questions with their answers, where they are of this split."""
+    told: list[str] = []
+    asked: list[str] = []
+    for fact in facts:
+        relation = RELATIONS[fact.relation]
+        if rng.random() < ASKED and split_of(world.seed, "atlas", fact.key) == split:
+            question = rng.choice(QUESTIONS).format(noun=relation.noun, c=fact.country)
+            asked.append(f"{question}\n{_sentence(rng.choice((relation.phrasings[0], '{o}.')), fact)}")
+        else:
+            told.append(_sentence(rng.choice(relation.phrasings), fact))
+    return "\n\n".join([*([" ".join(told)] if told else []), *asked])
 
 
 def _sentence(phrasing: str, fact: Fact) -> str:

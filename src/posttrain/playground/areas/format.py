@@ -133,7 +133,7 @@ def _clean(text: str, named: list[str], said: int) -> float:
 
 
 def _few_signs(text: str, things: int) -> float:
-    """1 up to SIGNS characters a thing that are neither letters nor white space; less where there are more."""
+    """1 up to SIGNS characters a thing that are neither letter nor white space; less where there are more."""
     signs = len(re.findall(r"[^\w\s]|[\d_]", text))
     return min(1.0, SIGNS * things / max(signs, 1))
 
