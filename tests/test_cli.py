@@ -20,6 +20,7 @@ from flow_fakes import RAN, VERBS
 from typer.testing import CliRunner, Result
 
 from posttrain.cli import app
+from posttrain.common.errors import DataError
 from posttrain.flow import api, recipe
 from posttrain.flow.verbs import VERBS as REAL
 
@@ -127,6 +128,23 @@ def test_an_error_that_no_user_can_mend_shows_its_traceback(
     assert result.exit_code == 1
     assert "in broken" in result.stderr
     assert "error: step 'a' failed: ZeroDivisionError: division by zero" in result.stderr
+
+
+def test_an_error_that_explains_another_shows_no_traceback(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(cfg: object, ctx: object) -> dict[str, object]:
+        try:
+            return {"x": int("x")}
+        except ValueError as e:
+            raise DataError("no number; write one") from e
+
+    monkeypatch.setattr(flow_fakes, "MAKE", flow_fakes.Step("make", flow_fakes.MakeConfig, unreadable))
+    for words in (["curate", "--out", "o"], ["run", "r.yaml"]):
+        result = invoke(*words)
+        assert result.exit_code == 1
+        assert "no number; write one" in result.stderr
+        assert "Traceback" not in result.output
 
 
 def test_a_verb_alone_builds_the_same_config_and_artifact(invoke: Invoke, tmp_path: Path) -> None:

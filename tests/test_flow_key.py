@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from flow_fakes import JOIN, MAKE, Beta, Gamma, JoinConfig, MakeConfig
@@ -154,6 +154,19 @@ def test_two_plug_ins_with_the_same_fields_have_two_keys() -> None:
         return JoinConfig.model_construct(inputs=(), method=made())
 
     assert key(plug_in("one")) != key(plug_in("two"))
+
+
+def test_a_plug_in_may_say_its_version() -> None:
+    class Own(Beta):
+        version: ClassVar[int] = 1
+
+    def now() -> str:
+        return key(JoinConfig.model_construct(inputs=(), method=Own()))
+
+    first = now()
+    assert now() == first
+    Own.version = 2
+    assert now() != first
 
 
 def test_files_count_by_content_and_not_by_name(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except ConfigError as e:
             raise _exit(str(e), WRONG) from None
         except PosttrainError as e:
-            if e.__cause__ is not None and not isinstance(e.__cause__, PosttrainError | OSError):
-                traceback.print_exception(e.__cause__)
+            cause = e.__cause__ if hasattr(e, "step") else None  # StepFailed, whatever the error was
+            if cause is not None and not isinstance(cause, PosttrainError | OSError):
+                traceback.print_exception(cause)
             raise _exit(str(e), FAILED) from None
         except KeyboardInterrupt:
             raise _exit(

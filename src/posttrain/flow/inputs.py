@@ -175,10 +175,18 @@ def plain(config: Config, input_of: Callable[[Leaf], Any]) -> dict[str, Any]:
     """The config as plain data without its runtime fields, each input as what `input_of` says it is.
 
     Two configs with the same plain form give the same result; a config held where its annotation names a more
-    general class also says its own class. Raises ConfigError for a value that has no stable form.
+    general class also says its own class, and that class's `version: ClassVar[int]` if it has one.
+    Raises ConfigError for a value that has no stable form.
     """
     form: dict[str, Any] = _plain(config, _Kind(((type(config), None),)), (), input_of)
     return form
+
+
+def _plug_in(cls: type[BaseModel]) -> dict[str, Any]:
+    """What tells a class from others that could stand in its place: its name, and its `version` if any."""
+    version = None if "version" in cls.model_fields else getattr(cls, "version", None)
+    said = {"class_version": version} if isinstance(version, int) else {}
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", **said}
 
 
 def _plain(value: Any, kind: _Kind, path: Place, input_of: Callable[[Leaf], Any]) -> Any:
@@ -188,8 +196,7 @@ def _plain(value: Any, kind: _Kind, path: Place, input_of: Callable[[Leaf], Any]
             for attribute, name, inner in sorted(_fields(value, kind), key=lambda field: field[1])
             if not inner.runtime
         }
-        cls = type(value)
-        return form if cls in kind.types else {"class": f"{cls.__module__}:{cls.__qualname__}", **form}
+        return form if type(value) in kind.types else {**_plug_in(type(value)), **form}
     if isinstance(value, enum.Enum):
         return _plain(value.value, _Kind(((type(value.value), None),)), path, input_of)
     if isinstance(value, str):
