@@ -67,9 +67,9 @@ def process_peak_rss_mib() -> float:
 
 # Which operators stand for which kind of work; the first fragment found in an operator's name decides.
 KINDS = (
-    ("attention", ("scaled_dot_product", "flash_attention", "flex")),
-    ("matrix product", ("::mm", "::addmm", "::bmm", "mkldnn_linear", "::linear", "::matmul", "::baddbmm")),
-    ("optimizer", ("adamw", "adam", "clip_grad", "foreach")),
+    ("attention", ("scaled_dot_product", "flash_attention", "::bmm", "::baddbmm")),
+    ("matrix product", ("::mm", "::addmm", "mkldnn_linear", "::linear", "::matmul")),
+    ("optimizer", ("adam", "clip_grad", "foreach")),
     (
         "copy and cast",
         ("copy_", "_to_copy", "::cat", "::clone", "::index", "::gather", "::scatter", "masked_fill"),
@@ -78,28 +78,27 @@ KINDS = (
 )
 
 
-def by_kind(profile: Any) -> dict[str, Any]:
-    """Share of the CPU's own time by kind of work, and the twelve costliest operators with their input
-    shapes.
+def by_kind(profile: Any, vocab: int) -> dict[str, Any]:
+    """Share of the CPU's own time by kind of work, and the costliest operators.
+
+    Work on tensors with a dimension of `vocab` is named apart: it is the head's (and the embedding's).
     """
-    events = [e for e in profile.key_averages(group_by_input_shape=True) if e.self_cpu_time_total > 0]
-    total = sum(e.self_cpu_time_total for e in events)
     kinds: dict[str, float] = defaultdict(float)
-    for e in events:
-        name = e.key.lower()
-        kind = next((k for k, parts in KINDS if any(p in name for p in parts)), "element-wise and other")
-        kinds[kind] += e.self_cpu_time_total / total
-    top = sorted(events, key=lambda e: -e.self_cpu_time_total)[:12]
+    operators: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for event in profile.key_averages(group_by_input_shape=True):
+        name = event.key.lower()
+        kind = next(
+            (k for k, parts in KINDS if any(part in name for part in parts)), "element-wise and other"
+        )
+        sizes = [size for shape in event.input_shapes if isinstance(shape, list) for size in shape]
+        where = "head: " if vocab in sizes and kind != "optimizer" else ""
+        kinds[where + kind] += event.self_cpu_time_total
+        operators[where + event.key][0] += event.self_cpu_time_total
+        operators[where + event.key][1] += event.count
+    total = sum(kinds.values())
+    top = sorted(operators.items(), key=lambda item: -item[1][0])[:12]
     return {
         "seconds": round(total / 1e6, 2),
-        "shares": {k: round(v, 3) for k, v in sorted(kinds.items(), key=lambda kv: -kv[1])},
-        "top": [
-            {
-                "op": e.key,
-                "share": round(e.self_cpu_time_total / total, 3),
-                "calls": e.count,
-                "shapes": [s for s in e.input_shapes if s][:3],
-            }
-            for e in top
-        ],
+        "shares": {k: round(v / total, 3) for k, v in sorted(kinds.items(), key=lambda item: -item[1])},
+        "top": {name: {"share": round(us / total, 3), "calls": int(calls)} for name, (us, calls) in top},
     }

@@ -20,7 +20,7 @@ from unittest import mock
 
 import torch
 from measure import Steps, by_kind, peak_rss_mib, process_peak_rss_mib, reset_peak_rss
-from workload import digest
+from workload import Workload, digest
 
 from posttrain.common.step import StepContext
 from posttrain.models.forest import Forest, paths_of
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "peak_rss_mib": watch.peak,
         "process_peak_rss_mib": process_peak_rss_mib(),
         "threads": torch.get_num_threads(),
-        "profile": by_kind(watch.profile) if watch.profile else None,
+        "profile": by_kind(watch.profile, Workload.vocab) if watch.profile else None,
     }
 
 

@@ -70,23 +70,22 @@ def main() -> None:
         )
         workload.make(bench.work, w)
         report = describe(bench)
-        if "speed" in args.parts:
-            report |= speed(bench, args.methods)
-        if "agreement" in args.parts:
-            report["agreement"] = agreement(bench, args.methods)
-        if "profile" in args.parts:
-            report["profile"] = {method: profile(bench, method) for method in args.methods}
-    text = json.dumps(report, indent=1)
-    print(text)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text + "\n", encoding="utf-8")
+        for part in args.parts:
+            report |= PARTS[part](bench, args.methods)
+            write(args.out, report)
+    print(json.dumps(report, indent=1))
+
+
+def write(path: Path, report: dict[str, Any]) -> None:
+    """After each part, so that an interrupted run leaves what it has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parts = ("speed", "agreement", "profile")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts[:2], help="what to do")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed", "agreement"])
     parser.add_argument("--rounds", type=int, default=3, help="pairs of speed runs per method")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the measured ones")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of a run")
@@ -188,7 +187,7 @@ def agreement(bench: Bench, methods: list[str]) -> dict[str, Any]:
                 "agree": max(apart) <= tolerance,
             }
             say(f"{method} {dtype}: losses apart by {max(apart):.1e} at most")
-    return found
+    return {"agreement": found}
 
 
 def matrix_rates(bench: Bench) -> dict[str, Any]:
@@ -218,10 +217,14 @@ def shares(bench: Bench, rates: list[dict[str, Any]], found: dict[str, Any]) -> 
     return {"steps": steps, "before": rates[0]["rates"], "after": rates[1]["rates"]}
 
 
-def profile(bench: Bench, method: str) -> dict[str, Any]:
+def profile(bench: Bench, methods: list[str]) -> dict[str, Any]:
     """Where the time of each side goes, by kind of work."""
-    options = {"method": method, "warmup": bench.warmup, "steps": 2, "profile": True}
-    return {name: bench.run(name, **options)["profile"] for name in SIDES}
+    options = {"warmup": bench.warmup, "steps": 2, "profile": True}
+    found = {m: {name: bench.run(name, method=m, **options)["profile"] for name in SIDES} for m in methods}
+    return {"profile": found}
+
+
+PARTS = {"speed": speed, "agreement": agreement, "profile": profile}
 
 
 def say(text: str) -> None:

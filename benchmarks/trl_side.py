@@ -20,7 +20,7 @@ from datasets import Dataset
 from measure import Steps, by_kind, peak_rss_mib, process_peak_rss_mib
 from transformers import AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-from workload import PAD, digest
+from workload import PAD, Workload, digest
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "sft": (SFTConfig, SFTTrainer),
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, scratch: str) -> dict[str, Any]:
         "peak_rss_mib": peak_rss_mib(),
         "process_peak_rss_mib": process_peak_rss_mib(),
         "threads": torch.get_num_threads(),
-        "profile": by_kind(profile) if profile else None,
+        "profile": by_kind(profile, Workload.vocab) if profile else None,
     }
 
 

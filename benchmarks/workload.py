@@ -38,11 +38,13 @@ Tokens = tuple[tuple[int, ...], int]
 class Workload:
     """What is trained on. Lengths are in tokens, role and stop tokens included.
 
-    sigma: standard deviation of the logarithm of a length. 0.6 is below what real pairs show (1.1 for the
-    prompts and 0.9 for the responses of HH-harmless), which favours the side that pads.
+    seed: of 200 seeds one whose first 40 pairs are near the wanted means and need about the average padding
+    (a padded batch holds 1.90 times the real tokens). sigma: standard deviation of the logarithm of a
+    length. 0.6 is below what real pairs show (1.1 for the prompts and 0.9 for the responses of HH-
+    harmless), which favours the side that pads.
     """
 
-    seed: int = 7
+    seed: int = 158
     pairs: int = 96
     batch: int = 8
     prompt_mean: float = 180.0
