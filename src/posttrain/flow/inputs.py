@@ -23,14 +23,13 @@ class Leaf:
 
     kind: of the input, where its field is marked as one (`common.config.Input`); "" where the field's type
     does not say what it holds; None where it is plain text.
-    revision: what a field `revision` says beside a `path`. runtime: the field is left out of the key.
+    revision: what a field `revision` says beside a `path`.
     """
 
     value: str
     path: Place
     kind: str | None
     revision: str = ""
-    runtime: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,10 @@ Change = Callable[[Leaf], "str | Pinned"]
 
 @dataclass(frozen=True)
 class _Kind:
-    """What annotations say of a value: (type, input kind or None) of each alternative in a union."""
+    """What annotations say of a value: (type, input kind or None) of each alternative in a union.
+
+    runtime: its field is left out of the key.
+    """
 
     options: tuple[tuple[Any, str | None], ...]
     runtime: bool = False
@@ -119,7 +121,7 @@ def _fields(model: BaseModel, kind: _Kind) -> Iterator[tuple[str, str, _Kind]]:
 
 
 def _leaf(value: str, kind: _Kind, path: Place) -> Leaf:
-    return Leaf(value, path, _string_kind(kind, value), kind.revision, kind.runtime)
+    return Leaf(value, path, _string_kind(kind, value), kind.revision)
 
 
 def _kind(annotation: Any, mark: str | None, runtime: bool) -> _Kind:
