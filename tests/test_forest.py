@@ -98,7 +98,9 @@ def test_forest_equals_dense(arch):
     expected = grads(model, forward(model, forest, ALL))
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=5e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], gradient, atol=5e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("arch", FALLBACK_ARCHS)
@@ -159,7 +161,9 @@ def test_bf16_stays_close_to_float32():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(0, 2), min_size=2, max_size=7), st.integers(1, 6)), min_size=1, max_size=6
+        st.tuples(st.lists(st.integers(0, 2), min_size=2, max_size=7), st.integers(1, 6)),
+        min_size=1,
+        max_size=6,
     )
 )
 def test_a_trie_keeps_every_branch(rows):
@@ -171,25 +175,34 @@ def test_a_trie_keeps_every_branch(rows):
     for b, (row, path) in enumerate(zip(branches, paths, strict=True)):
         assert forest.tokens[path].tolist() == list(row.tokens)
         assert forest.positions[path].tolist() == list(range(len(row.tokens)))
-        seen = visible(torch.tensor([path[-1].item()])[:, None], index[None], forest.end, forest.positions, None)
+        seen = visible(
+            torch.tensor([path[-1].item()])[:, None], index[None], forest.end, forest.positions, None
+        )
         assert index[seen[0]].tolist() == path.tolist()
         wanted = forest.token_of[forest.branch_of == b]
         assert forest.targets[wanted].tolist() == [t for t, m in zip(row.tokens, row.mask, strict=True) if m]
         sources = forest.sources[wanted].tolist()
         assert sources == [path[i - 1].item() for i, m in enumerate(row.mask) if m]
-    shared = len({(tuple(r.tokens[: i + 1]), tuple(r.mask[: i + 1])) for r in branches for i in range(len(r.tokens))})
+    shared = len(
+        {(tuple(r.tokens[: i + 1]), tuple(r.mask[: i + 1])) for r in branches for i in range(len(r.tokens))}
+    )
     assert forest.size == shared
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([1, 3, 64]), st.sampled_from([0, 50, 10**9]), st.sampled_from([None, 1, 4]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([1, 3, 64]),
+    st.sampled_from([0, 50, 10**9]),
+    st.sampled_from([None, 1, 4]),
+)
 def test_every_cut_of_attention_gives_the_same(seed, rows, job_cost, window):
     """Blocks of rows, whole subtrees or single segments, sliding windows, grouped heads: one answer, one gradient."""
     layout_rows, layout_job = layout_module.ROWS, layout_module.JOB
     layout_module.ROWS, layout_module.JOB = rows, job_cost
     try:
         forest = plant([tree_of(group) for group in random_rows(seed, vocab=5)])
-        total = forest.size
+        total, real = len(forest.tokens), forest.size  # behind them lie tokens that only round the shape up
         torch.manual_seed(seed)
         q = torch.randn(4, total, 8, dtype=torch.float64, requires_grad=True)
         k, v = (torch.randn(2, total, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
@@ -198,8 +211,9 @@ def test_every_cut_of_attention_gives_the_same(seed, rows, job_cost, window):
         seen = visible(at[:, None], at[None], forest.end, forest.positions, window)
         scores = (q @ k.repeat_interleave(2, 0).transpose(1, 2) * 0.3).masked_fill(~seen, float("-inf"))
         expected = (scores.softmax(-1) @ v.repeat_interleave(2, 0)).transpose(0, 1)
-        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out[:real], expected[:real], atol=1e-5, rtol=1e-5)
         weights = torch.randn_like(out)
+        weights[real:] = 0
         mine = torch.autograd.grad((out * weights).sum(), (q, k, v))
         theirs = torch.autograd.grad((expected * weights).sum(), (q, k, v))
         for a, b in zip(mine, theirs, strict=True):
@@ -213,11 +227,12 @@ def test_flex_attention_sees_the_same_paths(window):
     """The CUDA path's block mask, run by FlexAttention's own eager reference."""
     forest = plant([tree_of(group) for group in random_rows()])
     torch.manual_seed(0)
-    q, k, v = torch.randn(1, 4, forest.size, 16), *(torch.randn(1, 2, forest.size, 16) for _ in range(2))
+    total, real = len(forest.tokens), forest.size
+    q, k, v = torch.randn(1, 4, total, 16), *(torch.randn(1, 2, total, 16) for _ in range(2))
     mask = forest.layout.block_mask(window)
     found = flex_attention(q, k, v, block_mask=mask, scale=0.25, enable_gqa=True)
     expected = PathAttention.apply(q[0], k[0], v[0], forest.layout, 0.25, window)
-    torch.testing.assert_close(found[0].transpose(0, 1), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0].transpose(0, 1)[:real], expected[:real], atol=1e-5, rtol=1e-5)
 
 
 def test_scoring_in_any_packing_gives_the_same():

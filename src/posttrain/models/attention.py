@@ -39,13 +39,13 @@ class PathAttention(torch.autograd.Function):
         window: int | None,
     ) -> Tensor:  # [T, H, E]
         heads, total, _ = query.shape
-        out = query.new_empty(total, heads, value.shape[-1])
+        out = query.new_zeros(total, heads, value.shape[-1])
         learning = any(ctx.needs_input_grad)
         kept: list[Tensor | None] = []
         for i, job in enumerate(layout.jobs()):
             probs = _probs(query, key, layout, i, scale, window)
-            answer = torch.bmm(probs, _gather(value, job.keys)).view(heads, job.stop - job.start, -1)
-            out[job.start : job.stop] = answer.transpose(0, 1)
+            answer = torch.bmm(probs, _gather(value, job.keys)).view(heads, job.reach - job.start, -1)
+            out[job.start : job.stop] = answer[:, : job.stop - job.start].transpose(0, 1)
             kept.append(probs if learning and probs.shape[-1] <= KEEP else None)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
@@ -57,11 +57,11 @@ class PathAttention(torch.autograd.Function):
         layout: Layout = ctx.layout
         heads, _, width = query.shape
         groups = key.shape[0]
-        grad_query = torch.empty_like(query)
+        grad_query = torch.zeros_like(query)
         grad_key = torch.zeros_like(key, dtype=torch.float32)
         grad_value = torch.zeros_like(value, dtype=torch.float32)
         for i, job in enumerate(layout.jobs()):
-            rows = slice(job.start, job.stop)
+            rows, real = slice(job.start, job.reach), job.stop - job.start
             probs = kept[i] if kept[i] is not None else _probs(query, key, layout, i, ctx.scale, ctx.window)
             k, v = _gather(key, job.keys), _gather(value, job.keys)
             q = query[:, rows].reshape(groups, -1, width)
@@ -70,7 +70,7 @@ class PathAttention(torch.autograd.Function):
             slope = torch.bmm(grad, v.transpose(1, 2)).float()
             slope = torch._softmax_backward_data(slope, probs.float(), -1, torch.float32)
             slope = slope.mul_(ctx.scale).to(q.dtype)
-            grad_query[:, rows] = torch.bmm(slope, k).view(heads, -1, width)
+            grad_query[:, job.start : job.stop] = torch.bmm(slope, k).view(heads, -1, width)[:, :real]
             _scatter_add(grad_key, job.keys, torch.bmm(slope.transpose(1, 2), q))
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
 
@@ -80,12 +80,16 @@ def _probs(query: Tensor, key: Tensor, layout: Layout, index: int, scale: float,
     job = layout.jobs()[index]
     groups, _, width = key.shape
     k = _gather(key, job.keys)
-    scores = torch.bmm(query[:, job.start : job.stop].reshape(groups, -1, width), k.transpose(1, 2))
+    rows = job.reach - job.start
+    scores = torch.bmm(query[:, job.start : job.reach].reshape(groups, -1, width), k.transpose(1, 2))
     scores = scores.float().mul_(scale)
     mask = layout.mask(index, window)
     if mask is not None:
-        scores.view(groups, -1, job.stop - job.start, k.shape[1]).add_(mask)
-    return scores.softmax(-1).to(query.dtype)
+        scores.view(groups, -1, rows, k.shape[1]).add_(mask)
+    probs = scores.softmax(-1).to(query.dtype)
+    if job.reach > job.stop:  # rows that only round up have no part in the gradient
+        probs.view(groups, -1, rows, k.shape[1])[:, :, job.stop - job.start :].zero_()
+    return probs
 
 
 def _gather(x: Tensor, ranges: tuple[tuple[int, int], ...]) -> Tensor:

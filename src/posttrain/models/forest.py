@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.models.layout import Layout
+from posttrain.models.layout import Layout, filler
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class Forest:
     """Trees laid end to end: T tokens, N wanted log-probs, B branches, M (wanted token, branch) pairs.
 
     A token shared by two branches is one of the N but two of the M; pairs go branch by branch, in path order.
+    Behind the T tokens may lie a few that belong to no branch and only round the shape up (`layout.filler`).
     """
 
     tokens: Tensor  # [T] int64
@@ -123,9 +124,10 @@ class Forest:
     tree_of: Tensor  # [B] int64, which tree each branch belongs to
     layout: Layout
 
-    @property
+    @cached_property
     def size(self) -> int:
-        return len(self.tokens)
+        """Tokens held, those that only round up left out."""
+        return max(stop for _, stop, _, _ in self.layout.segments)
 
     @property
     def branches(self) -> int:
@@ -163,10 +165,11 @@ def plant(trees: Sequence[Tree]) -> Forest:
         for segment in tree.segments:
             starts[-1].append(total)
             total += len(segment.tokens)
-    tokens = np.empty(total, np.int64)
-    positions = np.empty(total, np.int64)
-    end = np.empty(total, np.int64)
-    index_of = np.full(total, -1, np.int64)  # token -> which of the N
+    held = total + filler(total)
+    tokens = np.zeros(held, np.int64)
+    positions = np.zeros(held, np.int64)
+    end = np.arange(1, held + 1)
+    index_of = np.full(held, -1, np.int64)  # token -> which of the N
     sources: list[np.ndarray] = []
     bounds: list[tuple[int, int, int, int]] = []  # start, stop, end of descendants, parent segment (global)
     pairs_token: list[np.ndarray] = []

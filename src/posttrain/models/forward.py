@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from posttrain.common.progress import progress
 from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
+from posttrain.models.layout import STEP
 from posttrain.models.logprobs import from_logits, token_logps
 
 if TYPE_CHECKING:
@@ -44,19 +45,29 @@ def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOG
     ).last_hidden_state[0]
     logps = entropy = None
     if LOGPS in needs or ENTROPY in needs:
-        logps, entropy = token_logps(
-            hidden[forest.sources],
-            causal_lm(model.hf).get_output_embeddings(),
-            forest.targets,
-            entropies=ENTROPY in needs,
-            softcap=getattr(model.hf.config, "final_logit_softcapping", None),
-        )
+        logps, entropy = _token_logps(model, hidden, forest, ENTROPY in needs)
     return Output(
         logps,
         entropy,
         _apply_head(model.value_head, hidden[forest.sources]).squeeze(-1) if VALUES in needs else None,
         _apply_head(model.reward_head, hidden[forest.tails]) if SCORES in needs else None,
     )
+
+
+def _token_logps(
+    model: Model, hidden: Tensor, forest: Forest, entropies: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs and entropies of the wanted tokens from all hidden states [T, H]; their number is rounded up."""
+    count = len(forest.targets)
+    extra = (0, -count % STEP)
+    logps, entropy = token_logps(
+        hidden[nn.functional.pad(forest.sources, extra)],
+        causal_lm(model.hf).get_output_embeddings(),
+        nn.functional.pad(forest.targets, extra),
+        entropies=entropies,
+        softcap=getattr(model.hf.config, "final_logit_softcapping", None),
+    )
+    return logps[:count], None if entropy is None else entropy[:count]
 
 
 def _apply_head(head: nn.Linear | None, hidden: Tensor) -> Tensor:

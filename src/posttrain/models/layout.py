@@ -14,13 +14,27 @@ JOB = (
 )
 
 
+# Matrix kernels are made for each new shape (about 1 ms and 0.7 MB each, kept by the library): jobs are cut to
+# multiples of STEP and forests to multiples of STRIDE, so that a run sees a few hundred shapes and not one a row.
+STEP, STRIDE = 32, 64
+
+
 @dataclass(frozen=True)
 class Job:
-    """Query rows [start, stop) against the tokens in `keys` (half-open ranges, in path order)."""
+    """Query rows [start, stop) against the tokens in `keys` (half-open ranges, in path order).
+
+    Rows from `stop` up to `reach`, and what the last range holds beyond `stop`, only round the shape up.
+    """
 
     start: int
     stop: int
+    reach: int
     keys: tuple[tuple[int, int], ...]
+
+
+def filler(size: int) -> int:
+    """Tokens to lay behind `size` of them: up to a multiple of STRIDE, and enough for the last job to round up."""
+    return -(size + STEP - 1) % STRIDE + STEP - 1
 
 
 @dataclass(frozen=True)
@@ -51,9 +65,10 @@ class Layout:
 
     def _make_mask(self, job: Job, window: int | None) -> Tensor | None:
         device = self.end.device
-        q = torch.arange(job.start, job.stop, device=device)[:, None]
+        q = torch.arange(job.start, job.reach, device=device)[:, None]
         k = torch.cat([torch.arange(a, b, device=device) for a, b in job.keys])[None, :]
-        seen = visible(q, k, self.end, self.positions, window)
+        # a row that only rounds up sees the first key, for its softmax to be a number
+        seen = torch.where(q < job.stop, visible(q, k, self.end, self.positions, window), k == k[0, 0])
         if bool(seen.all()):
             return None
         return torch.zeros(seen.shape, device=device).masked_fill_(~seen, float("-inf"))
@@ -107,7 +122,9 @@ def _cut(segments: tuple[tuple[int, int, int, int], ...]) -> list[Job]:
         last = end if whole[s] else stop
         for a in range(start, last, ROWS):
             b = min(a + ROWS, last)
-            jobs.append(Job(a, b, _join((*above, (start, b)))))
+            held = sum(y - x for x, y in above) + b - start
+            reach = a - (a - b) // STEP * STEP
+            jobs.append(Job(a, b, reach, _join((*above, (start, b + -held % STEP)))))
         if not whole[s]:
             todo += children[s][::-1]
     return jobs
