@@ -67,7 +67,6 @@ def _filled(cls: type[PreTrainedModel], config: Any, weights: dict[str, Tensor])
     with torch.device("meta"):
         shell = cls(config)
     shell.load_state_dict(weights, strict=True, assign=True)
-    shell.tie_weights()
     return shell
 
 

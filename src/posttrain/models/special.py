@@ -25,6 +25,7 @@ def settle_special_tokens(hf: PreTrainedModel, tokenizer: Any, template: ChatTem
         if config is not None:
             config.pad_token_id = pad
     if hf.generation_config is not None:
+        hf.generation_config._from_model_config = False  # what stands there now counts as said on purpose
         hf.generation_config.eos_token_id = stops[0] if len(stops) == 1 else stops or None
 
 
