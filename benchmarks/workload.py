@@ -154,7 +154,9 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _models(folder: Path, w: Workload) -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     sizes = {
         "vocab_size": w.vocab,
         "hidden_size": w.hidden,
