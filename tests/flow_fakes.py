@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pytest
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from posttrain.common.config import Config, DataRef, Input, ModelRef, Runtime, parse
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import Step, StepContext
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_collections() -> Iterator[None]:
+    """Keep the garbage collector, and that of forked children, away from what other tests have loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(name="memory_path")
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is such a place: thousands of flushes to a disk take their time."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
 
 RAN: list[str] = []  # labels of the steps that ran in this process, in order
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import flow_fakes
 import pytest
 import typer
-from flow_fakes import RAN, VERBS
+from flow_fakes import RAN, VERBS, cheap_collections  # noqa: F401
 from typer.testing import CliRunner, Result
 
 from posttrain.cli import app

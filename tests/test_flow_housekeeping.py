@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from flow_fakes import VERBS
+from flow_fakes import VERBS, cheap_collections, in_memory  # noqa: F401
 
 from posttrain.flow.housekeeping import DAY, garbage, remove, survey, verify_all
 from posttrain.flow.recipe import check_recipe
@@ -22,8 +22,8 @@ c: {do: join, inputs: "@b", weight: 2}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(memory_path: Path) -> Store:
+    return Store(memory_path / "store")
 
 
 def run(store: Store, *sets: str, only: str = "", name: str = "r.yaml") -> dict[str, Path]:

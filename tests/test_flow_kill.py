@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import os
 import random
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import flow_fakes
 import pytest
-from flow_fakes import VERBS
+from flow_fakes import VERBS, cheap_collections, in_memory  # noqa: F401
 
 from posttrain.common.manifest import NAME
 from posttrain.flow import artifact, oneoff, store
@@ -64,26 +62,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_forks() -> Iterator[None]:
-    """Keep the children's garbage collector away from what the tests before have left."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a place: thousands of flushes to a disk take their time."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
-
-
 @pytest.fixture
 def instantly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_fakes.time, "sleep", lambda seconds: None)
@@ -101,12 +79,12 @@ def finished(root: Path) -> list[Path]:
     return found
 
 
-def test_kills_at_random_instants(tmp_path: Path) -> None:
-    undisturbed = made(tmp_path / "whole", LONG)
+def test_kills_at_random_instants(memory_path: Path) -> None:
+    undisturbed = made(memory_path / "whole", LONG)
     chance = random.Random(0)
     kills = 0
     for number in range(50):
-        root = tmp_path / str(number)
+        root = memory_path / str(number)
         while len(finished(root)) < 3:
             pid = in_child(lambda root=root: run(root, LONG))
             time.sleep(chance.uniform(0, 0.06))
@@ -166,13 +144,13 @@ def _every_instant(work: Callable[[], None], check: Callable[[], None], again: C
 
 
 @pytest.mark.usefixtures("instantly")
-def test_a_kill_before_every_single_change_of_the_disk(tmp_path: Path) -> None:
+def test_a_kill_before_every_single_change_of_the_disk(memory_path: Path) -> None:
     """Each round starts from nothing, is killed at one instant, is checked, and is then run to its end."""
-    undisturbed = made(tmp_path / "whole", SHORT)
+    undisturbed = made(memory_path / "whole", SHORT)
     rounds = 0
 
     def root() -> Path:
-        return tmp_path / str(rounds)
+        return memory_path / str(rounds)
 
     def check() -> None:
         finished(root())
@@ -193,12 +171,12 @@ def _by_name(real: Any, path: Any = ".") -> Iterator[Any]:
 
 @pytest.mark.usefixtures("instantly")
 def test_a_kill_at_every_instant_of_making_an_artifact_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """--force deletes an artifact that stood there whole: at no instant may half of it pass for the whole."""
     # Folders are deleted in the file system's order, in which the manifest may happen to be the first to go.
     monkeypatch.setattr(os, "scandir", functools.partial(_by_name, os.scandir))
-    root = tmp_path / "store"
+    root = memory_path / "store"
     undisturbed = made(root, SHORT)
 
     def check() -> None:
@@ -209,9 +187,9 @@ def test_a_kill_at_every_instant_of_making_an_artifact_again(
 
 
 @pytest.mark.usefixtures("instantly")
-def test_a_kill_at_every_instant_of_a_one_off(tmp_path: Path) -> None:
+def test_a_kill_at_every_instant_of_a_one_off(memory_path: Path) -> None:
     """Into an --out where another finished run stands."""
-    out = tmp_path / "parent" / "out"
+    out = memory_path / "parent" / "out"
 
     def make(seed: str) -> Path:
         config = flow_fakes.GrindConfig(seed=seed, links=2, files=2)

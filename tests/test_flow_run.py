@@ -16,7 +16,7 @@ from typing import Any
 
 import flow_fakes
 import pytest
-from flow_fakes import RAN, VERBS
+from flow_fakes import RAN, VERBS, cheap_collections, in_memory  # noqa: F401
 
 from posttrain.common.errors import ConfigError, DataError, StoreError
 from posttrain.common.manifest import ancestry, read_manifest
@@ -38,9 +38,9 @@ c: {do: join, inputs: "@b", weight: 2}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(memory_path: Path) -> Store:
     RAN.clear()
-    return Store(tmp_path / "store")
+    return Store(memory_path / "store")
 
 
 def recipe(text: str = TEXT, *sets: str) -> Recipe:

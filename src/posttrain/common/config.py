@@ -30,9 +30,9 @@ class Runtime:
 class Input:
     """Marks a field that names an input: `@step`, `@step/file`, a local path, or a hub id.
 
-    kind: "data" is a path; "model" a path or a hub id (its revision in a field `revision` beside a `path`, or as
-    `owner/name@revision`); "text" a path, or else the text itself (a template, a rubric). A local path is hashed by
-    content, a hub id by revision.
+    kind: "data" is a path; "model" a path or a hub id (its revision in a field `revision` beside a `path`, or
+    as `owner/name@revision`); "text" a path, or else the text itself (a template, a rubric). A local path is
+    hashed by content, a hub id by revision.
     """
 
     kind: str

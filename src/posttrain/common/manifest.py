@@ -15,7 +15,8 @@ NAME = "manifest.json"
 def read_manifest(folder: Path | str) -> dict[str, Any]:
     """The manifest of the artifact in `folder`.
 
-    Raises StoreError where there is none (the folder is no artifact, or its step has not finished) or it is damaged.
+    Raises StoreError where there is none (the folder is no artifact, or its step has not finished), or it is
+    damaged.
     """
     path = Path(folder) / NAME
     try:
@@ -34,9 +35,9 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
 def parents(folder: Path | str, manifest: dict[str, Any]) -> list[Path]:
     """The folders of the artifacts that were inputs of this one, in the order of its config.
 
-    A manifest's `inputs` are {reference: {"key", "path", …}}; `path` is relative to the artifact's own folder, so
-    that a store can be moved as a whole, or absolute where the input lies elsewhere. An input that is no artifact
-    (a file, a hub model) has no key.
+    A manifest's `inputs` are {reference: {"key", "path", …}}; `path` is relative to the artifact's folder, so
+    that a store can be moved as a whole, or absolute where the input lies elsewhere. An input that is no
+    artifact (a file, a hub model) has no key.
     """
     found = [
         (Path(folder) / entry["path"]).resolve() for entry in manifest["inputs"].values() if entry.get("key")
