@@ -75,7 +75,9 @@ class PathAttention(torch.autograd.Function):
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
 
 
-def _probs(query: Tensor, key: Tensor, layout: Layout, index: int, scale: float, window: int | None) -> Tensor:
+def _probs(
+    query: Tensor, key: Tensor, layout: Layout, index: int, scale: float, window: int | None
+) -> Tensor:
     """Softmax over the keys of one job: [G, (H/G) * rows, K]."""
     job = layout.jobs()[index]
     groups, _, width = key.shape

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from posttrain.common.errors import ConfigError
 from posttrain.common.progress import progress
 from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
 from posttrain.models.layout import STEP
@@ -35,8 +36,13 @@ class Output:
 
 def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS})) -> Output:
     """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same result)."""
-    if not model.forest:
-        return _by_rows(model, forest, needs)
+    if not model.lm_head and (LOGPS in needs or ENTROPY in needs):
+        raise ConfigError(f"{model.source} is a reward model saved without an LM head: it has no log-probs")
+    return by_forest(model, forest, needs) if model.forest else by_rows(model, forest, needs)
+
+
+def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
+    """All branches at once, shared tokens once."""
     hidden = trunk(model.hf)(
         input_ids=forest.tokens[None],
         position_ids=forest.positions[None],
@@ -87,7 +93,7 @@ def trunk(hf: Any) -> Any:
     return causal_lm(hf).base_model
 
 
-def _by_rows(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
+def by_rows(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
     """The dense fallback: each branch a row of its own through the model's own forward."""
     logps: dict[int, Tensor] = {}
     entropy: dict[int, Tensor] = {}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from posttrain.models.forest import Branch, Forest, plant, tree_of
-from posttrain.models.forward import LOGPS, causal_lm, forward
+from posttrain.models.forward import LOGPS, by_forest, by_rows, causal_lm
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 
@@ -27,11 +29,9 @@ def check_forest(model: Model) -> bool:
     parameter = next(model.hf.parameters())
     forest = _probe(causal_lm(model.hf).config.vocab_size, window=_window(model)).to(parameter.device)
     with torch.no_grad(), _evaluating(model.hf):
-        model.forest = False
-        expected = forward(model, forest, frozenset({LOGPS})).logps
-        model.forest = True
+        expected = by_rows(model, forest, frozenset({LOGPS})).logps
         try:
-            found = forward(model, forest, frozenset({LOGPS})).logps
+            found = by_forest(model, forest, frozenset({LOGPS})).logps
         except Exception as e:  # any way of not understanding a forest means the same: run rows
             return _fall_back(model, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
     assert expected is not None
@@ -39,16 +39,16 @@ def check_forest(model: Model) -> bool:
     gap = (expected - found).abs().max().item()
     if not gap <= TOLERANCE.get(parameter.dtype, 0.15):
         return _fall_back(model, f"log-probs differ by {gap:.2g}")
+    model.forest = True
     return True
 
 
 def _fall_back(model: Model, reason: str) -> bool:
     model.forest = False
     kind = type(causal_lm(model.hf)).__name__
-    warnings.warn(
+    logger.warning(
         f"{kind} does not run as a forest ({reason}); each branch becomes a row of its own: "
-        "the same results, but shared prompts are computed once per branch",
-        stacklevel=3,
+        "the same results, but shared prompts are computed once per branch"
     )
     return False
 

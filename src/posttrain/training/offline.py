@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from posttrain.common.errors import DataError
 from posttrain.common.progress import progress
 from posttrain.formats.rejects import RowError
 from posttrain.models.forest import Branch, Tree, plant, tree_of
@@ -42,7 +43,7 @@ def encode_rows(
     with progress(f"{label}: tokenise", len(rows), "rows") as bar:
         for at in range(0, len(rows), ENCODE_AT_ONCE):
             part = rows[at : at + ENCODE_AT_ONCE]
-            for row, made in zip(part, method.encode(cfg, part, template), strict=True):
+            for row, made in zip(part, _encoded(method, cfg, part, template), strict=True):
                 if isinstance(made, RowError):
                     done.rejected.append((row, made))
                 elif max_length and row.kind == "document":  # type: ignore[attr-defined]
@@ -58,6 +59,18 @@ def encode_rows(
                     done.examples.append(made)
             bar.advance(len(part))
     return done
+
+
+def _encoded(
+    method: Method, cfg: MethodConfig, rows: Sequence[Row], template: ChatTemplate
+) -> list[Example | RowError]:
+    """Many rows at once, which is fast; where one of them cannot be rendered, row by row to find it."""
+    try:
+        return method.encode(cfg, rows, template)
+    except DataError as e:
+        if len(rows) == 1:
+            return [RowError("prompt", str(e))]
+        return [made for row in rows for made in _encoded(method, cfg, [row], template)]
 
 
 def _pieces(example: Example, size: int) -> list[Example]:

@@ -37,17 +37,18 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     device = pick_device(cfg.device)
     dtype = pick_dtype(cfg.precision, device)
     seed_everything(cfg.seed)
-    rows, heldout_rows = _read(cfg, method)
-    model = load_model(
-        cfg.model,
-        dtype=torch.float32,
-        device=device,
-        seed=cfg.seed,
-        reward_heads=cfg.method.aspects(),
-        train=True,
-    )
-    _refuse_bad_template(model, rows)
-    train, heldout, counts = _encode(cfg, method, model, rows, heldout_rows, ctx)
+    with Rejects(ctx.out / "rejected.jsonl") as rejects:
+        rows, heldout_rows = _read(cfg, method, rejects)
+        model = load_model(
+            cfg.model,
+            dtype=torch.float32,
+            device=device,
+            seed=cfg.seed,
+            reward_heads=cfg.method.aspects(),
+            train=True,
+        )
+        _refuse_bad_template(cfg, model, rows)
+        train, heldout = _encode(cfg, method, model, rows, heldout_rows, rejects, ctx.label)
     assert cfg.optimizer.lr is not None
     optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype)
     model.hf.to(dtype)
@@ -70,17 +71,17 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         label=ctx.label,
     )
     model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
-    return _summary(cfg, model, state, counts, references, time.monotonic() - started)
+    return _summary(cfg, model, state, rejects, references, time.monotonic() - started)
 
 
-def _read(cfg: TrainConfig, method: Method) -> tuple[list[Row], list[Row]]:
-    """Training rows and held-out rows."""
+def _read(cfg: TrainConfig, method: Method, rejects: Rejects) -> tuple[list[Row], list[Row]]:
+    """Training rows and held-out rows; unusable ones are put aside."""
     paths = cfg.data if isinstance(cfg.data, list) else [cfg.data]
-    rows: list[Row] = [row for path in paths for row in read_records(path, method.data)]
+    rows: list[Row] = [row for path in paths for row in read_records(path, method.data, rejects=rejects)]
     if not rows:
         raise DataError(f"{', '.join(paths)}: no {method.data.__name__.lower()} rows to train on")
     if isinstance(cfg.heldout, str):
-        return rows, list(read_records(cfg.heldout, method.data))
+        return rows, list(read_records(cfg.heldout, method.data, rejects=rejects))
     if cfg.heldout is None:
         return rows, []
     kept: list[Row] = []
@@ -104,9 +105,9 @@ def _share(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]) / 2**56
 
 
-def _refuse_bad_template(model: Model, rows: Sequence[Row]) -> None:
+def _refuse_bad_template(cfg: TrainConfig, model: Model, rows: Sequence[Row]) -> None:
     """Training on the wrong tokens is worse than not training."""
-    problems = check_template(model.template, rows[:32])
+    problems = check_template(model.template, rows[:32], turns=getattr(cfg.method, "turns", "last"))
     errors = [problem.message for problem in problems if problem.severity == "error"]
     if errors:
         raise TrainingError(
@@ -116,24 +117,29 @@ def _refuse_bad_template(model: Model, rows: Sequence[Row]) -> None:
 
 
 def _encode(
-    cfg: TrainConfig, method: Method, model: Model, rows: list[Row], heldout_rows: list[Row], ctx: StepContext
-) -> tuple[Encoded, Encoded, dict[str, Any]]:
-    """Examples to train on and to hold out; what cannot be used goes to rejected.jsonl and is counted."""
-    with Rejects(ctx.out / "rejected.jsonl") as rejects:
-        sides = []
-        for side in (rows, heldout_rows):
-            done = encode_rows(method, cfg.method, side, model.template, cfg.max_length, ctx.label)
-            rejects.kept += len(side) - len(done.rejected)
-            for row, error in done.rejected:
-                file, _, line = row.provenance.source.rpartition(":")
-                at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
-                rejects.add(*at, error, row.model_dump(mode="json"))
-            sides.append(done)
-        rejects.check(cfg.max_rejected)
+    cfg: TrainConfig,
+    method: Method,
+    model: Model,
+    rows: list[Row],
+    heldout_rows: list[Row],
+    rejects: Rejects,
+    label: str,
+) -> tuple[Encoded, Encoded]:
+    """Examples to train on and to hold out; what cannot be used is put aside and counted."""
+    sides = []
+    rejects.kept = 0
+    for side in (rows, heldout_rows):
+        done = encode_rows(method, cfg.method, side, model.template, cfg.max_length, label)
+        rejects.kept += len(side) - len(done.rejected)
+        for row, error in done.rejected:
+            file, _, line = row.provenance.source.rpartition(":")
+            at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
+            rejects.add(*at, error, row.model_dump(mode="json"))
+        sides.append(done)
+    rejects.check(cfg.max_rejected)
     if not sides[0].examples:
         raise DataError(f"no row of {len(rows)} can be trained on: {dict(rejects.reasons)}")
-    counts = {"kept": rejects.kept, "rejected": rejects.rejected, "reasons": dict(rejects.reasons)}
-    return sides[0], sides[1], counts
+    return sides[0], sides[1]
 
 
 def _trainable(model: Model, method: Method) -> list[torch.nn.Parameter]:
@@ -186,7 +192,7 @@ def _summary(
     cfg: TrainConfig,
     model: Model,
     state: State,
-    rows: dict[str, Any],
+    rejects: Rejects,
     references: dict[str, int],
     seconds: float,
 ) -> dict[str, Any]:
@@ -194,7 +200,7 @@ def _summary(
     summary: dict[str, Any] = {
         "method": cfg.method.name,
         "steps": state.step,
-        "rows": rows,
+        "rows": {"kept": rejects.kept, "rejected": rejects.rejected, "reasons": dict(rejects.reasons)},
         "parameters": sum(p.numel() for p in model.hf.parameters()),
         "trained_parameters": sum(p.numel() for _, p in model.named_parameters()),
         "tokens": state.tokens,
