@@ -197,7 +197,9 @@ def test_a_trie_keeps_every_branch(rows):
     st.sampled_from([None, 1, 4]),
 )
 def test_every_cut_of_attention_gives_the_same(seed, rows, job_cost, window):
-    """Blocks of rows, whole subtrees or single segments, sliding windows, grouped heads: one answer, one gradient."""
+    """Blocks of rows, whole subtrees or single segments, sliding windows, grouped heads: one answer, one
+    gradient.
+    """
     layout_rows, layout_job = layout_module.ROWS, layout_module.JOB
     layout_module.ROWS, layout_module.JOB = rows, job_cost
     try:

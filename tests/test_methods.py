@@ -21,7 +21,10 @@ NAN = math.nan
 
 def pair_batch(reference=None, **columns):
     """One pair: prompt [1, 2], chosen [3, 4], rejected [3, 5, 6]; token 3 is shared, so N = 4 and M = 5."""
-    rows = [Branch([1, 2, 3, 4], [False, False, True, True]), Branch([1, 2, 3, 5, 6], [False] * 2 + [True] * 3)]
+    rows = [
+        Branch([1, 2, 3, 4], [False, False, True, True]),
+        Branch([1, 2, 3, 5, 6], [False] * 2 + [True] * 3),
+    ]
     forest = plant([tree_of(rows)])
     defaults = {"strength": NAN, "probability": NAN, "head": 0.0}
     streams = {} if reference is None else {"reference": torch.tensor(reference)}
@@ -63,7 +66,9 @@ def test_dpo_label_smoothing_and_soft_labels_by_hand():
     win, lose = math.log(1 + math.exp(-0.5)), math.log(1 + math.exp(0.5))
     assert dpo_value(beta=0.2, label_smoothing=0.1)[0] == pytest.approx(0.9 * win + 0.1 * lose)
     assert dpo_value(beta=0.2, soft_labels=True, probability=0.7)[0] == pytest.approx(0.7 * win + 0.3 * lose)
-    assert dpo_value(beta=0.2, soft_labels=True)[0] == pytest.approx(win)  # no probability given: a hard label
+    assert dpo_value(beta=0.2, soft_labels=True)[0] == pytest.approx(
+        win
+    )  # no probability given: a hard label
     assert dpo_value(beta=0.2, probability=0.7)[0] == pytest.approx(win)  # not asked for
 
 
@@ -109,7 +114,9 @@ def reward_value(scores, **fields):
 def test_bradley_terry_by_hand():
     value, metrics = reward_value([[1.0], [0.25]], centring=0.0)
     assert value == pytest.approx(math.log(1 + math.exp(-0.75)))
-    assert metrics == pytest.approx({"accuracy": 1.0, "reward_margin": 0.75, "reward_chosen": 1.0, "reward_rejected": 0.25})
+    assert metrics == pytest.approx(
+        {"accuracy": 1.0, "reward_margin": 0.75, "reward_chosen": 1.0, "reward_rejected": 0.25}
+    )
 
 
 def test_margin_centring_and_heads_by_hand():

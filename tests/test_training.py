@@ -1,4 +1,6 @@
-"""The train step end to end on tiny models: what it writes, that packing cannot change it, that a kill cannot either."""
+"""The train step end to end on tiny models: what it writes, that packing cannot change it, that a kill
+cannot either.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,26 @@ from posttrain.formats import write_records
 from posttrain.records import Comparison, Demonstration, Document, Message, Prompt, Provenance, Response
 from posttrain.training.train import STEP, TrainConfig
 
-WORDS = "the river runs past a small town and the people there like to tell long stories about it".split()
+WORDS = [
+    "the",
+    "river",
+    "runs",
+    "past",
+    "a",
+    "small",
+    "town",
+    "and",
+    "the",
+    "people",
+    "there",
+    "like",
+    "to",
+    "tell",
+    "long",
+    "stories",
+    "about",
+    "it",
+]
 
 
 def prompt(i):
@@ -121,7 +142,9 @@ def test_every_method_learns_its_data(home, tmp_path, method, data):
 
 
 def test_packing_and_micro_batches_cannot_change_the_loss(home, tmp_path):
-    """The same run in forests of one row and of a whole batch: the same numbers, so nothing is averaged twice."""
+    """The same run in forests of one row and of a whole batch: the same numbers, so nothing is averaged
+    twice.
+    """
     for method, data in (("sft", "demos.jsonl"), ("dpo", "pairs.jsonl")):
         for tokens in (1, 100_000):
             out = tmp_path / f"{method}{tokens}"
@@ -165,7 +188,8 @@ def test_reference_log_probs_are_computed_once(home, tmp_path):
 
     def run(name, **fields):
         given = {
-            "model": str(home / "base"), "data": str(home / "pairs.jsonl"), "steps": 2, "precision": "float32", **fields
+            "model": str(home / "base"), "data": str(home / "pairs.jsonl"), "steps": 2, "precision":
+            "float32", **fields
         }  # fmt: skip
         cfg = parse(TrainConfig, given, "test")
         return STEP.run(cfg, StepContext(tmp_path / name, tmp_path / name / "state", "test", cache))[
@@ -326,30 +350,37 @@ def start(cfg, out):
     )
 
 
+def wait_for_progress(process, checkpoint):
+    """True once the process has written a checkpoint of its own, False where it ended before."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    while process.poll() is None:
+        if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def kill_proof(home, tmp_path, fields, kills, seed):
-    """Train once undisturbed, once under SIGKILLs at random instants; the weights must be equal to the bit."""
+    """Train once undisturbed, once under SIGKILLs at random instants; the weights must be equal to the
+    bit.
+    """
     cfg = {
         "model": str(home / "base"), "checkpoint_seconds": 0.001, "seed": 3, **fields,
         "optimizer": {"lr": 1e-3, "ema": 0.9},
     }  # fmt: skip
-    began = time.monotonic()
     assert start(cfg, tmp_path / "calm").wait() == 0
-    whole = time.monotonic() - began
     rng = random.Random(seed)
     killed = 0
-    for _ in range(40 * kills):
+    while True:
         process = start(cfg, tmp_path / "killed")
-        try:
-            process.wait(rng.uniform(0.3, 1.0) * whole)
-            break
-        except subprocess.TimeoutExpired:
+        if killed < kills and wait_for_progress(process, tmp_path / "killed/state/checkpoint.pt"):
+            time.sleep(rng.uniform(0, 0.3))
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-            if killed == kills:
-                process = start(cfg, tmp_path / "killed")
-                assert process.wait() == 0, process.stderr.read()
-                break
+            killed += process.wait() == -signal.SIGKILL
+            if process.returncode != 0:
+                continue
+        assert process.wait() == 0, process.stderr.read()
+        break
     calm, hit = (load_file(tmp_path / name / "model/model.safetensors") for name in ("calm", "killed"))
     assert calm.keys() == hit.keys()
     assert all(torch.equal(calm[k], hit[k]) for k in calm)

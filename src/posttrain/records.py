@@ -37,7 +37,8 @@ class Message(Record):
     @field_validator("content")
     @classmethod
     def _whole(cls, content: Any) -> Any:
-        parts = [content] if isinstance(content, str) else [p.text for p in content if isinstance(p, TextPart)]
+        written = [p.text for p in content if isinstance(p, TextPart)] if not isinstance(content, str) else []
+        parts = [content] if isinstance(content, str) else written
         for text in parts:
             check_text(text)
         has_image = not isinstance(content, str) and any(isinstance(p, ImagePart) for p in content)
@@ -57,7 +58,9 @@ _DAMAGE = re.compile("[\x00\ufffd\ud800-\udfff]")
 
 
 def check_text(text: str) -> None:
-    """Raise ValueError for text that was damaged on its way: NULs, lone surrogates, replacement characters."""
+    """Raise ValueError for text that was damaged on its way: NULs, lone surrogates, replacement
+    characters.
+    """
     found = _DAMAGE.search(text)
     if not found:
         return
@@ -95,8 +98,8 @@ class Row(Record):
 class Prompt(Row):
     """Messages that end with a user turn.
 
-    reference: an answer to grade against; where several are right, the first, and all of them as a JSON list in
-    tags["references"]. tags: use case, language, harm type, split, anything a task needs.
+    reference: an answer to grade against; where several are right, the first, and all of them as a JSON
+    list in tags["references"]. tags: use case, language, harm type, split, anything a task needs.
     """
 
     kind: Literal["prompt"] = "prompt"
@@ -133,13 +136,16 @@ def check_turns(messages: tuple[Message, ...]) -> None:
         expected = "user" if i % 2 == 0 else "assistant"
         if message.role != expected:
             position = i + len(messages) - len(body) + 1
-            raise ValueError(f"roles out of order: turn {position} is '{message.role}', expected '{expected}'")
+            raise ValueError(
+                f"roles out of order: turn {position} is '{message.role}', expected '{expected}'"
+            )
 
 
 class Response(Record):
     """What somebody answered. Where a model wrote it, `token_ids` are what was sampled and win over the text.
 
-    finish: "stop" (the writer ended it, the stop token is among token_ids), "length" (cut off), None (unknown or written by hand).
+    finish: "stop" (the writer ended it, the stop token is among token_ids), "length" (cut off), None
+    (unknown or written by hand).
     logps: natural-log probability of each token under the distribution it was sampled from.
     """
 
@@ -203,7 +209,9 @@ class Comparison(Row):
 
 
 class Rating(Row):
-    """A prompt, one response, and a score per aspect or one good/bad label. An aspect without an answer is None."""
+    """A prompt, one response, and a score per aspect or one good/bad label. An aspect without an answer is
+    None.
+    """
 
     kind: Literal["rating"] = "rating"
     prompt: Prompt
@@ -254,8 +262,8 @@ R = TypeVar("R", bound=Row)
 
 def row_id(*parts: Any) -> str:
     """A stable id from the content of a row: 16 hex digits of sha256 over the parts as JSON."""
-    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(payload).hexdigest()[:16]
+    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def prompt_key(prompt: Prompt) -> str:

@@ -1,4 +1,6 @@
-"""Strict, frozen configs: unknown keys are refused with the nearest valid name, every default lives on its class."""
+"""Strict, frozen configs: unknown keys are refused with the nearest valid name, every default lives on its
+class.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Marks a field that cannot change the result (devices, logging, budgets of memory): left out of a step's key."""
+    """Marks a field that cannot change the result (devices, logging, budgets of memory): left out of a
+    step's key.
+    """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from posttrain.common.errors import StoreError
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary sibling of `path`; on success it is flushed to disk and takes the name, else it is removed.
+    """Open a temporary sibling of `path`; on success it is flushed to disk and takes the name, else it is
+    removed.
 
     Raises StoreError where the disk is full.
     """

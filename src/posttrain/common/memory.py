@@ -6,7 +6,9 @@ import sys
 
 
 def peak_memory_mb() -> float:
-    """Largest memory held so far, in MB: of the CUDA device where one is in use, else resident on the host."""
+    """Largest memory held so far, in MB: of the CUDA device where one is in use, else resident on the
+    host.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)

@@ -1,4 +1,6 @@
-"""Names to things: an explicit dict, an entry point of an installed package, or a dotted path `pkg.module:Thing`."""
+"""Names to things: an explicit dict, an entry point of an installed package, or a dotted path
+`pkg.module:Thing`.
+"""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ class StepContext:
     out: the artifact's folder; it may hold leftovers of a killed run, which the step overwrites.
     state: scratch that survives a kill and is deleted once the artifact is whole.
     label: what progress bars call the step.
-    cache: a folder shared by all steps of a store, for what is worth keeping between them (reference log-probs); None
-    where there is no store, then `state` serves.
+    cache: a folder shared by all steps of a store, for what is worth keeping between them (reference
+    log-probs); None where there is no store, then `state` serves.
     """
 
     out: Path

@@ -1,7 +1,7 @@
 """Attention in which each branch sees its own path, plugged into Hugging Face models by name.
 
-`install(hf)` points a model at the implementation "forest". Called with a forest's layout it attends along paths;
-called without one (generation, plain use) it is transformers' own SDPA.
+`install(hf)` points a model at the implementation "forest". Called with a forest's layout it attends along
+paths; called without one (generation, plain use) it is transformers' own SDPA.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEEP = 512  # keys up to which probabilities cost less memory than the rest of a
 class PathAttention(torch.autograd.Function):
     """Softmax attention job by job on the CPU; softmax and sums over jobs are float32.
 
-    Plain batched matrix products are several times as fast here as the fused CPU kernel, whose bf16 backward does not
-    use the matrix instructions (docs/dev-log.md). Probabilities over few keys are kept for backward, those over many
-    are made again, so memory stays linear in tokens.
+    Plain batched matrix products are several times as fast here as the fused CPU kernel, whose bf16
+    backward does not use the matrix instructions (docs/dev-log.md). Probabilities over few keys are kept
+    for backward, those over many are made again, so memory stays linear in tokens.
     """
 
     @staticmethod
@@ -120,7 +120,9 @@ def forest_attention(
     forest: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in every layer; `forest` arrives through the model's keyword arguments."""
+    """The function transformers calls in every layer; `forest` arrives through the model's keyword
+    arguments.
+    """
     if forest is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -161,7 +163,9 @@ def _compiled_flex() -> Any:
 
 
 def install(hf: PreTrainedModel) -> None:
-    """Point a loaded model at forest attention where its architecture takes pluggable attention; else leave it."""
+    """Point a loaded model at forest attention where its architecture takes pluggable attention; else
+    leave it.
+    """
     AttentionInterface.register(NAME, forest_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     if getattr(hf, "_supports_attention_backend", False) or getattr(hf, "_supports_sdpa", False):

@@ -1,7 +1,7 @@
 """Trees of token segments, and forests that pack them: a prompt shared by many responses is held once.
 
-A tree is a trie. Its segments lie in depth-first order, so the descendants of a token are one contiguous range and
-the whole visibility rule is `k <= q < end[k]`: token q sees token k iff k stands on q's own path.
+A tree is a trie. Its segments lie in depth-first order, so the descendants of a token are one contiguous
+range and the whole visibility rule is `k <= q < end[k]`: token q sees token k iff k stands on q's own path.
 """
 
 from __future__ import annotations
@@ -237,7 +237,9 @@ def _path(tree: Tree, leaf: int) -> list[int]:
 
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of trees, grouped in order so that no group holds more than `budget` tokens (a larger tree stands alone)."""
+    """Indices of trees, grouped in order so that no group holds more than `budget` tokens (a larger tree
+    stands alone).
+    """
     groups: list[list[int]] = []
     held = 0
     for i, size in enumerate(sizes):

@@ -25,7 +25,8 @@ LOGPS, ENTROPY, VALUES, SCORES = "logps", "entropy", "values", "scores"
 class Output:
     """What a forward was asked for, all float32; None for what was not.
 
-    logps, entropy, values: [N], one a wanted token (values at the token that predicts it). scores: [B, k] at branch ends.
+    logps, entropy, values: [N], one a wanted token (values at the token that predicts it). scores: [B, k]
+    at branch ends.
     """
 
     logps: Tensor | None = None
@@ -35,7 +36,9 @@ class Output:
 
 
 def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS})) -> Output:
-    """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same result)."""
+    """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same
+    result).
+    """
     if not model.lm_head and (LOGPS in needs or ENTROPY in needs):
         raise ConfigError(f"{model.source} is a reward model saved without an LM head: it has no log-probs")
     return by_forest(model, forest, needs) if model.forest else by_rows(model, forest, needs)
@@ -63,7 +66,9 @@ def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
 def _token_logps(
     model: Model, hidden: Tensor, forest: Forest, entropies: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs and entropies of the wanted tokens from all hidden states [T, H]; their number is rounded up."""
+    """Log-probs and entropies of the wanted tokens from all hidden states [T, H]; their number is rounded
+    up.
+    """
     count = len(forest.targets)
     extra = (0, -count % STEP)
     logps, entropy = token_logps(
@@ -137,7 +142,8 @@ def score_trees(
     budget: int = 4096,
     label: str = "",
 ) -> Iterator[tuple[int, Forest, Output]]:
-    """Forward many trees without gradient, longest first; yields (index of the tree, its forest, its output on the CPU).
+    """Forward many trees without gradient, longest first; yields (index of the tree, its forest, its
+    output on the CPU).
 
     budget: tokens of one forward. Every tree comes out once, in an order of the function's choosing.
     """

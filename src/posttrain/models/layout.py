@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 256  # query rows of one job at most: bounds the scores held at once and skips most of the causal upper half
+# query rows of one job at most: bounds the scores held at once and skips most of the causal upper half
+ROWS = 256
 JOB = (
     16_000  # what starting a job costs, in query-key pairs: 0.1 ms against about 160 pairs a µs on two cores
 )
 
 
-# Matrix kernels are made for each new shape (about 1 ms and 0.7 MB each, kept by the library): jobs are cut to
-# multiples of STEP and forests to multiples of STRIDE, so that a run sees a few hundred shapes and not one a row.
+# Matrix kernels are made for each new shape (about 1 ms and 0.7 MB each, kept by the library): jobs are
+# cut to multiples of STEP and forests to multiples of STRIDE, so that a run sees a few hundred shapes and
+# not one a row.
 STEP, STRIDE = 32, 64
 
 
@@ -33,7 +35,9 @@ class Job:
 
 
 def filler(size: int) -> int:
-    """Tokens to lay behind `size` of them: up to a multiple of STRIDE, and enough for the last job to round up."""
+    """Tokens to lay behind `size` of them: up to a multiple of STRIDE, and enough for the last job to
+    round up.
+    """
     return -(size + STEP - 1) % STRIDE + STEP - 1
 
 
@@ -52,13 +56,17 @@ class Layout:
     _blocks: dict[int | None, Any] = field(default_factory=dict, compare=False)
 
     def jobs(self) -> list[Job]:
-        """The cheapest cut: a subtree is one dense job, or its top segment is one and each child is cut in turn."""
+        """The cheapest cut: a subtree is one dense job, or its top segment is one and each child is cut in
+        turn.
+        """
         if not self._jobs:
             self._jobs.extend(_cut(self.segments))
         return self._jobs
 
     def mask(self, index: int, window: int | None) -> Tensor | None:
-        """Additive mask of job `index`, float32 [rows, keys]: 0 where visible, -inf elsewhere; None if all is visible."""
+        """Additive mask of job `index`, float32 [rows, keys]: 0 where visible, -inf elsewhere; None if all
+        is visible.
+        """
         if (index, window) not in self._masks:
             self._masks[index, window] = self._make_mask(self.jobs()[index], window)
         return self._masks[index, window]
@@ -131,7 +139,9 @@ def _cut(segments: tuple[tuple[int, int, int, int], ...]) -> list[Job]:
 
 
 def _rows_cost(rows: int, above: int) -> float:
-    """Query-key pairs computed for `rows` causal rows below `above` tokens, cut into blocks, plus what jobs cost."""
+    """Query-key pairs computed for `rows` causal rows below `above` tokens, cut into blocks, plus what
+    jobs cost.
+    """
     full, rest = divmod(rows, ROWS)
     pairs = rows * above + ROWS * ROWS * full * (full + 1) / 2 + rest * rows
     return pairs + JOB * (full + bool(rest))

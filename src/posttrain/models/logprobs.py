@@ -14,8 +14,9 @@ CHUNK = 8_000_000  # logits held at once: 32 MB of float32, which a laptop's las
 class HeadLogps(torch.autograd.Function):
     """logp[i] = log softmax(h_i W^T + b)[target_i] and its entropy; logits are made again in backward.
 
-    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy). The upstream gradient
-    multiplies rows of the small [N, H] sides of the two products, not the [N, V] matrix between them.
+    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy). The upstream
+    gradient multiplies rows of the small [N, H] sides of the two products, not the [N, V] matrix between
+    them.
     """
 
     @staticmethod

@@ -1,4 +1,6 @@
-"""Does this architecture compute the same through a forest as row by row? Asked once, when a model is loaded."""
+"""Does this architecture compute the same through a forest as row by row? Asked once, when a model is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 def check_forest(model: Model) -> bool:
     """Set and return `model.forest`: True where a tiny nested forest agrees with the dense rows.
 
-    Where it does not (state-space, ALiBi, position-free masks, …) one warning says so and every branch becomes a row
+    Where it does not (state-space, ALiBi, position-free masks, …) one warning says so and every branch
+    becomes a row
     of its own: same results, no sharing.
     """
     parameter = next(model.hf.parameters())

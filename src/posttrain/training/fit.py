@@ -49,7 +49,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Loop:
-    """How long, how often. micro_tokens: tokens of one forward and backward. checkpoint_seconds: between states saved.
+    """How long, how often. micro_tokens: tokens of one forward and backward. checkpoint_seconds: between
+    states saved.
 
     patience: evaluations without a better held-out loss before training stops, None never.
     diverge: a mean loss over WINDOW steps of this many times the first window's stops the run, 0 never.
@@ -119,10 +120,12 @@ def fit(
     trackers: Sequence[Any] = (),
     label: str = "train",
 ) -> State:
-    """Train until `loop.steps`, early stopping, or trouble; goes on from `state_folder` where a run was killed.
+    """Train until `loop.steps`, early stopping, or trouble; goes on from `state_folder` where a run was
+    killed.
 
-    Leaves float32 weights in the model: the best on held-out data with early stopping, else the moving average where
-    one is kept, else the last. Raises TrainingError for a loss that is not finite or diverges, with the batch saved.
+    Leaves float32 weights in the model: the best on held-out data with early stopping, else the moving
+    average where one is kept, else the last. Raises TrainingError for a loss that is not finite or
+    diverges, with the batch saved.
     """
     state = State()
     lines = _resume(state, optimizer, state_folder)
@@ -242,7 +245,10 @@ def _check_divergence(
     if state.first_loss is None:
         state.first_loss = mean
     if loop.diverge and mean > loop.diverge * max(state.first_loss, 1e-3):
-        reason = f"the loss diverges: {mean:.4g} over the last {WINDOW} steps, {state.first_loss:.4g} over the first"
+        reason = (
+            f"the loss diverges: {mean:.4g} over the last {WINDOW} steps, "
+            f"{state.first_loss:.4g} over the first"
+        )
         raise TrainingError(f"{reason}; {_keep_batch(reason, data, chosen, out)}. Try a lower optimizer.lr")
 
 

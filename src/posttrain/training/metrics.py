@@ -23,7 +23,7 @@ class Metrics:
     def __init__(self, folder: Path, trackers: Sequence[Tracker], label: str, start: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        self.file = open(self.path, "a+", encoding="utf-8")
+        self.file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self.lines = self._cut(start)
         self.trackers = [_open_tracker(name, folder, label) for name in trackers]
 

@@ -38,7 +38,9 @@ def encode_rows(
     max_length: int | None,
     label: str,
 ) -> Encoded:
-    """Tokenise rows. A row longer than `max_length` tokens is rejected, a document that long is cut into pieces."""
+    """Tokenise rows. A row longer than `max_length` tokens is rejected, a document that long is cut into
+    pieces.
+    """
     done = Encoded()
     with progress(f"{label}: tokenise", len(rows), "rows") as bar:
         for at in range(0, len(rows), ENCODE_AT_ONCE):
@@ -74,7 +76,9 @@ def _encoded(
 
 
 def _pieces(example: Example, size: int) -> list[Example]:
-    """A long document in pieces that overlap by one token, so that every token but the first is predicted once."""
+    """A long document in pieces that overlap by one token, so that every token but the first is predicted
+    once.
+    """
     (whole,) = example.branches
     pieces = []
     for a in range(0, max(len(whole.tokens) - 1, 1), size - 1):
@@ -87,7 +91,8 @@ def _pieces(example: Example, size: int) -> list[Example]:
 class Plan:
     """Which examples make up which global batch, a function of the seed alone.
 
-    sizes: tokens of each example, shared ones once. rows: examples in a batch; tokens: or as many as fit in that many.
+    sizes: tokens of each example, shared ones once. rows: examples in a batch; tokens: or as many as fit
+    in that many.
     """
 
     sizes: tuple[int, ...]

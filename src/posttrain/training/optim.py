@@ -15,14 +15,16 @@ from posttrain.training.schedule import OptimizerConfig
 class Optimizer:
     """Masters in float32 beside the weights the model computes with.
 
-    Gradients are added up in float32 as soon as each parameter's is ready, so a global batch of many micro-batches
-    loses nothing to bf16 and the bf16 gradients never all exist at once.
+    Gradients are added up in float32 as soon as each parameter's is ready, so a global batch of many
+    micro-batches loses nothing to bf16 and the bf16 gradients never all exist at once.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], cfg: OptimizerConfig, lr: float, dtype: torch.dtype
     ) -> None:
-        """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to it in place."""
+        """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to
+        it in place.
+        """
         self.cfg, self.lr = cfg, lr
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [self._master(p, dtype) for p in self.parameters]
@@ -96,7 +98,9 @@ class Optimizer:
         self._publish(self.masters)
 
     def finish(self, best: list[Tensor] | None) -> None:
-        """Put float32 weights into the model for saving: the best ones where given, else the average, else the last."""
+        """Put float32 weights into the model for saving: the best ones where given, else the average, else
+        the last.
+        """
         chosen = best or self.ema or self.masters
         for hook in self._hooks:
             hook.remove()

@@ -1,4 +1,6 @@
-"""Reference log-probs, one a token, computed once and kept: a change of beta, learning rate or loss finds them again."""
+"""Reference log-probs, one a token, computed once and kept: a change of beta, learning rate or loss finds
+them again.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ class ReferenceStore:
                 db.close()
         except sqlite3.DatabaseError as e:
             raise StoreError(
-                f"the reference log-probs in {self.path} cannot be used ({e}); delete it to compute them again"
+                f"the reference log-probs in {self.path} cannot be used ({e}); "
+                "delete the file to compute them again"
             ) from e
 
     def get(self, branches: Sequence[Branch]) -> list[np.ndarray | None]:
@@ -81,8 +84,10 @@ class ReferenceStore:
 def reference_logps(
     model: Model, examples: Sequence[Example], folder: Path, *, budget: int, label: str
 ) -> tuple[list[Tensor], int]:
-    """Log-probs of each example's wanted tokens ([N_i] float32, in its tree's order) under `model`, and how many
-    examples had to be computed. What is missing in the store under `folder` is computed and appended."""
+    """Log-probs of each example's wanted tokens ([N_i] float32, in its tree's order) under `model`, and
+    how many examples had to be computed. What is missing in the store under `folder` is computed and
+    appended.
+    """
     store = ReferenceStore(folder, weights_hash(model))
     found = [store.get(example.branches) for example in examples]
     missing = [i for i, values in enumerate(found) if any(value is None for value in values)]

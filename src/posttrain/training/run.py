@@ -1,4 +1,6 @@
-"""What the `train` step does around the loop: rows in, checks, reference log-probs, the loop, the model out."""
+"""What the `train` step does around the loop: rows in, checks, reference log-probs, the loop, the model
+out.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     assert cfg.optimizer.lr is not None
     optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype)
     model.hf.to(dtype)
-    model.hf.eval()  # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
+    # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
+    model.hf.eval()
     streams, references = _references(cfg, method, model, [train, heldout], ctx, device)
     sizes = tuple(tree.size for tree in grow(train.examples))
     plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens)
@@ -155,8 +158,10 @@ def _trainable(model: Model, method: Method) -> list[torch.nn.Parameter]:
 def _references(
     cfg: TrainConfig, method: Method, model: Model, sides: Sequence[Encoded], ctx: StepContext, device: str
 ) -> tuple[list[dict[str, list[torch.Tensor]]], dict[str, int]]:
-    """Reference log-probs of each side, and how many were computed or found. The policy before its first step is the
-    reference, so one model in memory is enough; another reference is loaded, asked, and let go."""
+    """Reference log-probs of each side, and how many were computed or found. The policy before its first
+    step is the reference, so one model in memory is enough; another reference is loaded, asked, and let
+    go.
+    """
     if not method.wants_reference(cfg.method):
         return [{} for _ in sides], {}
     folder = (ctx.cache or ctx.state) / "reference"

@@ -14,8 +14,8 @@ class OptimizerConfig(Config):
     """AdamW (arXiv 1711.05101) with warm-up, then a schedule down to `final_lr` times the peak.
 
     lr: peak learning rate; None means the objective's own recommended one. warmup: share of all steps.
-    clip: largest gradient norm, 0 for none. ema: decay of the moving average that is saved in place of the last
-    weights, None for none.
+    clip: largest gradient norm, 0 for none. ema: decay of the moving average that is saved in place of the
+    last weights, None for none.
     """
 
     lr: float | None = Field(None, gt=0)

@@ -24,12 +24,13 @@ class TrainConfig(Config):
     model: a folder, hub id or `@step`, or a mapping (ModelSpec: LoRA, a config to start from nothing, …).
     data: rows of the objective's kind. heldout: rows, or a share of `data` that is split off by prompt.
     reference: for objectives that need one; None is the model as it was before training.
-    epochs: passes over the data; steps, where given, wins. batch_size: rows of one optimizer step; batch_tokens, where
+    epochs: passes over the data; steps, where given, wins. batch_size: rows of one optimizer step;
+    batch_tokens, where
     given, wins: as many rows as fit in that many tokens.
     max_length: longest row in tokens; longer ones are rejected, documents cut into pieces.
     max_rejected: share of rows that may be unusable before the step fails.
-    evaluate_every: steps between held-out evaluations, 0 for only before and after. early_stopping: evaluations
-    without improvement before training stops and the best weights are kept.
+    evaluate_every: steps between held-out evaluations, 0 for only before and after. early_stopping:
+    evaluations without improvement before training stops and the best weights are kept.
     diverge: stop when the mean loss over 20 steps is this many times that of the first 20; 0 never.
     micro_tokens: tokens of one forward (memory, not result). checkpoint_seconds: between saved states.
     """

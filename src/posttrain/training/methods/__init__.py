@@ -1,4 +1,6 @@
-"""Training objectives, one file each. `METHODS` is the whole list; others plug in by entry point or dotted path."""
+"""Training objectives, one file each. `METHODS` is the whole list; others plug in by entry point or dotted
+path.
+"""
 
 from __future__ import annotations
 

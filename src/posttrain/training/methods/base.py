@@ -47,8 +47,8 @@ class Example:
 class Batch:
     """What a loss sees beside the model's output.
 
-    columns: [examples] each. streams: [N] each, aligned with the forest's wanted tokens; "reference" holds the
-    reference model's log-probs.
+    columns: [examples] each. streams: [N] each, aligned with the forest's wanted tokens; "reference" holds
+    the reference model's log-probs.
     """
 
     forest: Forest

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class DPO(MethodConfig):
-    """loss: sigmoid (DPO), ipo (Azar et al., arXiv 2310.12036, eq. 17, log-ratios averaged over tokens as its authors
-    say), hinge (SLiC, arXiv 2305.10425).
+    """loss: sigmoid (DPO), ipo (Azar et al., arXiv 2310.12036, eq. 17, log-ratios averaged over tokens as
+    its authors say), hinge (SLiC, arXiv 2305.10425).
 
     beta: weight of the KL to the reference; 1 / (2 beta) is ipo's target gap, 1 / beta hinge's.
     label_smoothing: probability that a label is wrong (conservative DPO); sigmoid only.
     soft_labels: use the judge's probability where a comparison has one; sigmoid only.
-    length_normalised: average log-ratios over tokens instead of summing them (Tülu 3, arXiv 2411.15124, eq. 6).
+    length_normalised: average log-ratios over tokens instead of summing them (Tülu 3, arXiv 2411.15124,
+    eq. 6).
     sft_weight: weight of the chosen response's cross-entropy a token (RPO, arXiv 2404.19733, eq. 1).
     reference_free: leave the reference out (its log-probs count as equal for both).
     """
@@ -94,9 +95,11 @@ def pair_loss(cfg: DPO, gap: Tensor, probability: Tensor) -> Tensor:
 
 
 def kl_on_data(logps: Tensor, batch: Batch) -> Tensor:
-    """Schulman's k3 estimate of the KL to the reference, nats a token, averaged over each pair's two responses: [pairs].
+    """Schulman's k3 estimate of the KL to the reference, nats a token, averaged over each pair's two
+    responses: [pairs].
 
-    It is taken on the data's tokens, not on samples of the policy: a measure of drift, exact only where the two agree.
+    It is taken on the data's tokens, not on samples of the policy: a measure of drift, exact only where
+    the two agree.
     """
     back = batch.streams[REFERENCE] - logps
     each = batch.forest.branch_sum(back.exp() - 1 - back) / batch.forest.lengths.clamp(min=1)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def encode_pairs(rows: Sequence[Comparison], template: ChatTemplate) -> list[Example | RowError]:
-    """Chosen and rejected after their one prompt. Token-exact rows go as they are; text is tokenised here once.
+    """Chosen and rejected after their one prompt. Token-exact rows go as they are; text is tokenised here
+    once.
 
     columns: strength, probability (NaN where the judge gave none).
     """
@@ -60,6 +61,8 @@ def split_pairs(per_branch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def label_of(probability: Tensor, soft: bool, smoothing: float) -> Tensor:
-    """The probability that chosen is better, [n]: the judge's own where it is wanted and given, else 1 - smoothing."""
+    """The probability that chosen is better, [n]: the judge's own where it is wanted and given, else 1 -
+    smoothing.
+    """
     hard = probability.new_full(probability.shape, 1.0 - smoothing)
     return hard.where(probability.isnan(), probability) if soft else hard

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Reward(MethodConfig):
     """heads: one reward head an aspect; a comparison trains the head of its own aspect.
 
-    margin: how much a unit of the judge's strength widens the wanted gap, m = margin * strength; 0 leaves it out.
+    margin: how much a unit of the judge's strength widens the wanted gap, m = margin * strength; 0 leaves
+    it out.
     centring: weight of (r_chosen + r_rejected)^2, which pins the rewards' mean; 0 leaves it out.
     soft_labels: use the judge's probability where a comparison has one.
     """

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning: cross-entropy on what the assistant writes. InstructGPT (arXiv 2203.02155), section 3.5."""
+"""Supervised fine-tuning: cross-entropy on what the assistant writes. InstructGPT (arXiv 2203.02155),
+section 3.5.
+"""
 
 from __future__ import annotations
 
