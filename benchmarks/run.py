@@ -204,7 +204,7 @@ def shares(bench: Bench, rates: list[dict[str, Any]], found: dict[str, Any]) -> 
     """
     steps = {}
     for method, result in found.items():
-        alone = statistics.mean(rate["steps"][method]["ideal_s"] for rate in rates)
+        alone = min(rate["steps"][method]["ideal_s"] for rate in rates)
         gflop = rates[0]["steps"][method]["model_gflop"]
         taken = {name: bench.workload.batch / result["pairs_per_s"][name]["median"] for name in SIDES}
         steps[method] = {
