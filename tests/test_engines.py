@@ -258,3 +258,17 @@ def test_the_scripted_engine_keeps_the_protocol():
     assert len(engine.asked) == 2
     echo = ScriptedEngine(lambda prompt, sample: [*prompt, sample])
     assert echo.generate([(3,)], SamplingParams(n=2))[0][1].token_ids == (3, 1)
+
+
+def test_ids_that_only_round_the_vocabulary_up_are_never_sampled(tmp_path):
+    """An untrained model gives them as much probability as any; no tokenizer could read them."""
+    from tiny import VOCAB, tiny_folder
+
+    from posttrain.models.load import load_model
+
+    folder = tiny_folder("qwen2", tmp_path / "m", vocab_size=VOCAB + 640)
+    engine = LocalEngine(load_model(folder, dtype=torch.float32))
+    params = SamplingParams(n=20, max_new_tokens=20, temperature=5.0)
+    ids = [i for completion in engine.generate([[5, 6, 7]], params)[0] for i in completion.token_ids]
+    assert len(ids) > 100
+    assert max(ids) < VOCAB

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-T = TypeVar("T")
 
 
 class Bar(Protocol):
@@ -27,16 +25,6 @@ def progress(label: str, total: float | None, unit: str = "it") -> Iterator[Bar]
             yield bar
     else:
         yield _Lines(label, total, unit)
-
-
-def track(items: Iterable[T], label: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Iterate under a bar."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with progress(label, total, unit) as bar:
-        for item in items:
-            yield item
-            bar.advance()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from posttrain.common.errors import ConfigError
 def resolve(kind: str, name: str, builtin: Mapping[str, Any]) -> Any:
     """Find `name` among `builtin`, then the entry points of group `posttrain.<kind>`, then as a dotted path.
 
-    kind: plural noun of the registry ("methods", "sources", "judges", "tasks", "engines").
+    kind: plural noun of the registry ("methods", "sources", "judges", "tasks").
     Raises ConfigError with the nearest known name.
     """
     if name in builtin:

@@ -41,6 +41,8 @@ class LocalEngine:
         self.model = model
         self.batch_tokens = batch_tokens
         self._wiring: Wiring | None = None
+        # embeddings beyond the vocabulary only round its size up: no text has them
+        self._known = max(model.tokenizer.get_vocab().values()) + 1
         self._stop_ids = torch.tensor(sorted(stop_ids(model)), device=model.hf.device)
 
     @property
@@ -72,7 +74,10 @@ class LocalEngine:
             rows = Rows(wiring, [prompt])
         for step in range(limit):
             with self._inference():
-                token, _ = draw(distribution(rows.logits, params), None if noise is None else noise[:, step])
+                token, _ = draw(
+                    distribution(rows.logits[:, : self._known], params),
+                    None if noise is None else noise[:, step],
+                )
                 said.append(int(token))
             yield said[-1]
             if bool(torch.isin(token, self._stop_ids)) or stops.among([said])[0]:
@@ -127,7 +132,7 @@ class LocalEngine:
         live = torch.arange(len(answers.names), device=device)  # which answer each row of the batch is
         for step in range(answers.steps):
             uniform = None if noise is None else noise[live, step]
-            token, logp = draw(distribution(rows.logits, params), uniform)
+            token, logp = draw(distribution(rows.logits[:, : self._known], params), uniform)
             ended = torch.isin(token, self._stop_ids)
             if stops.texts:
                 said = torch.cat([answers.tokens[live, max(0, step - stops.tail) : step], token[:, None]], 1)

@@ -75,12 +75,12 @@ def score_groups(model: Model, groups: Sequence[Group], label: str) -> list[list
     return found
 
 
-def reward_groups(model: Model, groups: Sequence[Group], label: str) -> list[list[float] | None]:
-    """The first reward head's score of each sequence, like `score_groups`."""
-    found: list[list[float] | None] = [None] * len(groups)
+def reward_groups(model: Model, groups: Sequence[Group], label: str) -> list[list[list[float]] | None]:
+    """The scores of each sequence, one a reward head, like `score_groups`."""
+    found: list[list[list[float]] | None] = [None] * len(groups)
     for i, _, out in _scored(model, groups, SCORES, label):
         assert out.scores is not None
-        found[i] = out.scores[:, 0].tolist()
+        found[i] = out.scores.tolist()
     return found
 
 

@@ -76,7 +76,7 @@ def _token_logps(
         causal_lm(model.hf).get_output_embeddings(),
         nn.functional.pad(forest.targets, extra),
         entropies=entropies,
-        softcap=getattr(model.hf.config, "final_logit_softcapping", None),
+        softcap=getattr(causal_lm(model.hf).config.get_text_config(), "final_logit_softcapping", None),
     )
     return logps[:count], None if entropy is None else entropy[:count]
 

@@ -43,7 +43,7 @@ class HeadLogps(torch.autograd.Function):
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         for rows in _chunks(len(targets), weight.shape[0]):
             logits = nn.functional.linear(hidden[rows], weight, bias).float()
@@ -60,8 +60,12 @@ class HeadLogps(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mul(slope @ weight, factor, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight.addmm_(slope.t(), (hidden[rows] * factor).to(hidden.dtype))
-        return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias.dtype), None, None
+                grad_weight += slope.t() @ (hidden[rows] * factor).to(hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
 def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_entropy: Tensor) -> Tensor:

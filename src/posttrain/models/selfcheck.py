@@ -30,7 +30,9 @@ def check_forest(model: Model) -> bool:
     of its own: same results, no sharing.
     """
     parameter = next(model.hf.parameters())
-    forest = _probe(causal_lm(model.hf).config.vocab_size, window=_window(model)).to(parameter.device)
+    forest = _probe(causal_lm(model.hf).config.get_text_config().vocab_size, window=_window(model)).to(
+        parameter.device
+    )
     with torch.no_grad(), _evaluating(model.hf):
         expected = by_rows(model, forest, frozenset({LOGPS})).logps
         try:
@@ -78,7 +80,7 @@ def _wanted(tokens: list[int], prompt: int) -> Branch:
 
 
 def _window(model: Model) -> int | None:
-    return getattr(causal_lm(model.hf).config, "sliding_window", None)
+    return getattr(causal_lm(model.hf).config.get_text_config(), "sliding_window", None)
 
 
 @contextlib.contextmanager

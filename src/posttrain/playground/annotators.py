@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -25,6 +26,8 @@ class Annotators(Config):
     annotators: how many judge each item; a preference is the share for the first, of those who answered.
     no_answer: share of judgements that are withheld.
     """
+
+    version: ClassVar[int] = 1  # part of a step's key: raise it when judgements change
 
     seed: int = 0
     annotators: int = Field(1, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -27,6 +28,8 @@ class PlaygroundSource(Config):
     draw: another number draws other rows from the same world.
     areas: share of the rows by area, in any units.
     """
+
+    version: ClassVar[int] = 1  # part of a step's key: raise it when the world or what is told of it changes
 
     seed: int = 0
     n: int = Field(ge=1)

@@ -136,7 +136,7 @@ def fit(
     with progress(label, loop.steps, "steps") as bar:
         bar.advance(state.step)
         if state.step == 0 and heldout is not None:
-            _evaluate(model, method, cfg, heldout, loop, state, metrics)
+            _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
         for chosen in plan.batches(state.step, loop.steps):
             started = time.monotonic()
             totals = Totals()
@@ -161,7 +161,7 @@ def fit(
             if heldout is not None and (
                 last or (loop.evaluate_every and state.step % loop.evaluate_every == 0)
             ):
-                _evaluate(model, method, cfg, heldout, loop, state, metrics)
+                _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
                 if _should_stop(state, loop, optimizer):
                     break
             if time.monotonic() - saved >= loop.checkpoint_seconds and not last:
@@ -184,14 +184,22 @@ def _micro_batches(data: Data, chosen: Sequence[int], loop: Loop, state: State |
 
 @torch.no_grad()
 def _evaluate(
-    model: Model, method: Method, cfg: MethodConfig, data: Data, loop: Loop, state: State, metrics: Metrics
+    model: Model,
+    method: Method,
+    cfg: MethodConfig,
+    optimizer: Optimizer,
+    data: Data,
+    loop: Loop,
+    state: State,
+    metrics: Metrics,
 ) -> None:
-    """Held-out loss and metrics, written and kept in the state."""
+    """Held-out loss and metrics of the weights that would be saved now, written and kept in the state."""
     totals = Totals()
     _adapter_dropout(model, False)
-    for batch in _micro_batches(data, range(len(data.examples)), loop, None):
-        result = method.loss(cfg, forward(model, batch.forest, method.needs & FORWARD), batch)
-        totals.add(result.items, result.weights, result.metrics)
+    with optimizer.averaged():
+        for batch in _micro_batches(data, range(len(data.examples)), loop, None):
+            result = method.loss(cfg, forward(model, batch.forest, method.needs & FORWARD), batch)
+            totals.add(result.items, result.weights, result.metrics)
     _adapter_dropout(model, True)
     values = totals.means()
     state.heldout.append({"step": state.step, **values})

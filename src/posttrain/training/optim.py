@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,14 +21,20 @@ class Optimizer:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], cfg: OptimizerConfig, lr: float, dtype: torch.dtype
+        self,
+        parameters: Iterable[nn.Parameter],
+        cfg: OptimizerConfig,
+        lr: float,
+        dtype: torch.dtype,
+        exact: Collection[nn.Parameter] = (),
     ) -> None:
         """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to
-        it in place.
+        it in place, but for those in `exact`, which compute in float32.
         """
         self.cfg, self.lr = cfg, lr
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [self._master(p, dtype) for p in self.parameters]
+        kept = {id(p) for p in exact}
+        self.masters = [self._master(p, torch.float32 if id(p) in kept else dtype) for p in self.parameters]
         groups = [
             {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": cfg.weight_decay},
             {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
@@ -90,6 +97,18 @@ class Optimizer:
             if p is not value:
                 p.copy_(value)
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model computes with the moving average, where one is kept: with what would be saved."""
+        held = [p.data for p in self.parameters]
+        for p, value in zip(self.parameters, self.ema or [], strict=False):
+            p.data = value.to(p.dtype)
+        try:
+            yield
+        finally:
+            for p, value in zip(self.parameters, held, strict=True):
+                p.data = value
+
     def restore(self, values: list[Tensor]) -> None:
         """Set masters and weights."""
         with torch.no_grad():
@@ -105,7 +124,7 @@ class Optimizer:
         for hook in self._hooks:
             hook.remove()
         for p, value in zip(self.parameters, chosen, strict=True):
-            p.data = value.detach().float()
+            p.data = value.detach().to(p.device, torch.float32)
             p.grad = None
 
     def state(self) -> dict[str, Any]:
@@ -119,4 +138,4 @@ class Optimizer:
         self.restore(state["masters"])
         self.adam.load_state_dict(state["adam"])
         if self.ema is not None:
-            self.ema = state["ema"]
+            self.ema = [e.to(m.device) for e, m in zip(state["ema"], self.masters, strict=True)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from posttrain.common.errors import StoreError
+from posttrain.common.files import disk_full
 from posttrain.models.forest import Branch, Tree, plant, tree_of
 from posttrain.models.forward import LOGPS, score_trees
 
@@ -23,10 +25,17 @@ if TYPE_CHECKING:
     from posttrain.models.load import Model
     from posttrain.training.methods.base import Example
 
+# fields of a config that say where weights came from, not what they compute
+NO_MATTER = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
+
 
 def weights_hash(model: Model) -> str:
-    """sha256 over the names, types, shapes and bytes of all parameters, and the dtype they compute in."""
-    digest = hashlib.sha256()
+    """sha256 over the config (rotary scaling and the like change log-probs too) and the names, types, shapes
+    and bytes of all parameters, in the dtype they compute in.
+    """
+    config = model.base.config.to_dict()
+    said = {name: value for name, value in config.items() if name not in NO_MATTER}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.hf.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -58,6 +67,8 @@ class ReferenceStore:
             finally:
                 db.close()
         except sqlite3.DatabaseError as e:
+            if "is full" in str(e):
+                raise StoreError(disk_full(self.path)) from e
             raise StoreError(
                 f"the reference log-probs in {self.path} cannot be used ({e}); "
                 "delete the file to compute them again"

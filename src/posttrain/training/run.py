@@ -52,8 +52,9 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         _refuse_bad_template(cfg, model, rows)
         train, heldout = _encode(cfg, method, model, rows, heldout_rows, rejects, ctx.label)
     assert cfg.optimizer.lr is not None
-    optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype)
-    model.hf.to(dtype)
+    heads = [head.weight for head in (model.reward_head, model.value_head) if head is not None]
+    optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype, exact=heads)
+    _compute_in(model, dtype)
     # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
     model.hf.eval()
     streams, references = _references(cfg, method, model, [train, heldout], ctx, device)
@@ -142,6 +143,8 @@ def _encode(
     rejects.check(cfg.max_rejected)
     if not sides[0].examples:
         raise DataError(f"no row of {len(rows)} can be trained on: {dict(rejects.reasons)}")
+    if cfg.heldout is not None and not sides[1].examples:
+        raise DataError(f"heldout: {cfg.heldout} has no row that could be measured")
     return sides[0], sides[1]
 
 
@@ -153,6 +156,12 @@ def _trainable(model: Model, method: Method) -> list[torch.nn.Parameter]:
         if head is not None and head.weight is not embedding.weight:
             head.requires_grad_(False)
     return [parameter for _, parameter in model.named_parameters()]
+
+
+def _compute_in(model: Model, dtype: torch.dtype) -> None:
+    """Round the weights, and them alone: buffers such as rotary frequencies stay float32."""
+    for parameter in model.hf.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _references(
@@ -218,7 +227,9 @@ def _summary(
     if references:
         summary["reference"] = references
     if state.heldout:
-        summary["heldout_before"], summary["heldout_after"] = state.heldout[0], state.heldout[-1]
+        saved = state.best_step if cfg.early_stopping is not None else state.step
+        summary["heldout_before"] = state.heldout[0]
+        summary["heldout_after"] = next(held for held in state.heldout if held["step"] == saved)
     if cfg.early_stopping is not None:
         summary["best_step"] = state.best_step
     return summary

@@ -22,7 +22,8 @@ class PairAccuracy(TaskConfig):
     """The share of comparisons whose chosen response scores higher than the rejected one; equal scores count
     half.
 
-    A reward model's score is its first head's. A policy's is its log-probability of the response, summed or
+    A reward model's score is that of the head of the comparison's aspect; where it has one head, that one's.
+    A policy's is its log-probability of the response, summed or
     averaged over tokens (`over`), less that under `reference` where one is given: the implicit reward of DPO
     without its factor β, which changes no ranking (arXiv:2305.18290, section 4). `margin` is chosen minus
     rejected.
@@ -54,18 +55,27 @@ class PairAccuracy(TaskConfig):
         from posttrain.evaluation.open import too_long
 
         made = encode_pairs(rows, model.template)
+        made = [_heard(model, row) or example for row, example in zip(rows, made, strict=True)]
         usable = [example.branches for example in made if not isinstance(example, RowError)]
-        scored = iter(self._score(model, usable, label))
+        heads = [
+            model.aspects.index(row.aspect) if len(model.aspects) > 1 else 0
+            for row, example in zip(rows, made, strict=True)
+            if not isinstance(example, RowError)
+        ]
+        scored = iter(self._score(model, usable, heads, label))
         return [
             str(example) if isinstance(example, RowError) else next(scored) or too_long(model)
             for example in made
         ]
 
-    def _score(self, model: Model, groups: list[tuple[Branch, ...]], label: str) -> list[Pair | None]:
+    def _score(
+        self, model: Model, groups: list[tuple[Branch, ...]], heads: list[int], label: str
+    ) -> list[Pair | None]:
         from posttrain.evaluation.open import reward_groups, score_groups
 
         if model.reward_head is not None:
-            return [(pair[0], pair[1]) if pair else None for pair in reward_groups(model, groups, label)]
+            given = zip(reward_groups(model, groups, label), heads, strict=True)
+            return [(pair[0][head], pair[1][head]) if pair else None for pair, head in given]
         found = []
         for pair in score_groups(model, groups, label):
             per = [path.logp if self.over == "sum" else path.logp / path.tokens for path in pair or ()]
@@ -82,6 +92,13 @@ class PairAccuracy(TaskConfig):
             group=group_of(row.prompt, self.group_by),
             note=found if isinstance(found, str) else "equal scores" if margin == 0 else "",
         )
+
+
+def _heard(model: Model, row: Comparison) -> RowError | None:
+    """Why none of a reward model's several heads can rank a comparison; None where one can."""
+    if len(model.aspects) < 2 or row.aspect in model.aspects:
+        return None
+    return RowError("aspect", f"'{row.aspect}' has no head (the model's: {', '.join(model.aspects)})")
 
 
 def _less(a: Pair | str, b: Pair | str) -> Pair | str:
