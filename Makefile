@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | bench | docs | clean
+# make demo | test | test-slow | lint | format | bench | real | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,10 @@ def home(tmp_path_factory):
     tiny_folder("qwen2", folder / "base")
     write_records(folder / "demos.jsonl", demonstrations())
     write_records(folder / "pairs.jsonl", comparisons())
+    long = Demonstration(
+        prompt=prompt(0), response=Response(text=text(0, 400)), provenance=Provenance(id="long")
+    )
+    write_records(folder / "long.jsonl", [long])
     documents = [Document(text=text(i, 60), provenance=Provenance(id=f"t{i}")) for i in range(8)]
     write_records(folder / "texts.jsonl", documents)
     return folder
@@ -202,6 +207,11 @@ def test_reference_log_probs_are_computed_once(home, tmp_path):
     assert run("c", method={"name": "dpo"}, data=str(tmp_path / "more.jsonl")) == {"computed": 6, "found": 24}
     assert run("d", method={"name": "dpo"}, precision="bfloat16")["computed"] == 24
     assert run("e", method={"name": "dpo"}, model=str(tmp_path / "a/model"))["computed"] == 24
+    shutil.copytree(home / "base", tmp_path / "turned")
+    config = json.loads((tmp_path / "turned/config.json").read_text())
+    config["rope_parameters"]["rope_theta"] *= 10  # the same weights, other log-probs
+    (tmp_path / "turned/config.json").write_text(json.dumps(config))
+    assert run("f", method={"name": "dpo"}, model=str(tmp_path / "turned"))["computed"] == 24
 
 
 def test_another_reference_is_really_used(home, tmp_path):
@@ -232,6 +242,7 @@ def test_early_stopping_keeps_the_best_weights(home, tmp_path):
         model=str(tmp_path / "model"),
     )
     assert again["heldout_before"]["loss"] == pytest.approx(best["loss"], rel=1e-3)
+    assert summary["heldout_after"]["loss"] == best["loss"]
 
 
 def test_ema_is_what_is_saved(home, tmp_path):
@@ -241,6 +252,56 @@ def test_ema_is_what_is_saved(home, tmp_path):
     a, b = (load_file(tmp_path / name / "model/model.safetensors") for name in ("ema", "last"))
     gaps = [(a[k].float() - b[k].float()).abs().max().item() for k in a]
     assert 0 < max(gaps) < 0.01
+
+
+def test_held_out_loss_is_that_of_what_is_saved(home, tmp_path):
+    """With a slow moving average the saved weights are far from the last ones."""
+    fields = {"steps": 6, "heldout": 0.3, "optimizer": {"lr": 1e-2, "ema": 0.9}}
+    told = train(home, tmp_path / "run", {"name": "sft"}, "demos.jsonl", **fields)
+    again = train(
+        home, tmp_path / "again", {"name": "sft"}, "demos.jsonl", heldout=0.3, steps=1,
+        model=str(tmp_path / "run/model"),
+    )  # fmt: skip
+    assert told["heldout_after"]["loss"] == pytest.approx(again["heldout_before"]["loss"], rel=1e-5)
+
+
+def test_held_out_rows_that_cannot_be_measured_are_refused(home, tmp_path):
+    with pytest.raises(DataError, match="no row that could be measured"):
+        train(
+            home, tmp_path, {"name": "sft"}, "demos.jsonl", heldout=str(home / "long.jsonl"), max_length=200,
+            max_rejected=1.0, steps=1,
+        )  # fmt: skip
+
+
+def test_reward_heads_compute_in_float32_beside_a_bf16_trunk(home, tmp_path, monkeypatch):
+    from posttrain.training import fit
+
+    seen = []
+
+    def spy(model, forest, needs, inner=fit.forward):
+        seen.append((model.reward_head.weight.dtype, next(model.hf.parameters()).dtype))
+        return inner(model, forest, needs)
+
+    monkeypatch.setattr(fit, "forward", spy)
+    train(home, tmp_path, {"name": "reward"}, "pairs.jsonl", steps=1, precision="bfloat16")
+    assert set(seen) == {(torch.float32, torch.bfloat16)}
+
+
+def test_the_moving_average_is_shown_and_put_away():
+    """`Optimizer.averaged` shows the average and puts back what was there."""
+    from posttrain.training.optim import Optimizer
+    from posttrain.training.schedule import OptimizerConfig
+
+    for dtype in (torch.float32, torch.bfloat16):
+        p = torch.nn.Parameter(torch.ones(4, 4))
+        optimizer = Optimizer([p], OptimizerConfig(ema=0.5), 0.1, dtype)
+        (p.float() ** 2).sum().backward()
+        optimizer.step(1.0, 1.0)
+        last = p.detach().clone()
+        with optimizer.averaged():
+            assert torch.equal(p, optimizer.ema[0].to(dtype))
+            assert not torch.equal(p, last)
+        assert torch.equal(p, last)
 
 
 def test_a_diverging_run_stops_with_its_batch(home, tmp_path):

@@ -26,7 +26,7 @@ class Optimizer:
         cfg: OptimizerConfig,
         lr: float,
         dtype: torch.dtype,
-        exact: Collection[nn.Parameter] = (),
+        exact: Collection[Tensor] = (),
     ) -> None:
         """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to
         it in place, but for those in `exact`, which compute in float32.
