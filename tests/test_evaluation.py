@@ -169,6 +169,29 @@ def test_a_reward_model_ranks_by_its_head(world: Path):
         assert outcome.metrics["margin"] == pytest.approx(scores[0] - scores[1], abs=1e-4)
 
 
+def test_several_heads_rank_comparisons_of_their_own_aspect(world: Path, tmp_path: Path):
+    model = load_model(world / "sft", dtype=torch.float32, reward_heads=("overall", "helpful"), seed=3)
+    model.save(tmp_path / "two")
+    aspects = ("overall", "helpful", "harmless")
+    rows = [r.model_copy(update={"aspect": a}) for r, a in zip(comparisons(), aspects, strict=False)]
+    write_records(tmp_path / "pairs.jsonl", rows)
+    found = PairAccuracy(data=str(tmp_path / "pairs.jsonl")).evaluate(context(tmp_path / "two"))
+    for head in (0, 1):
+        row, outcome = rows[head], found[head]
+        sole = load_model(tmp_path / "two", dtype=torch.float32)
+        asked = f"<|im_start|>user\n{row.prompt.text}<|im_end|>\n<|im_start|>assistant\n"
+        scores = []
+        for response in (row.chosen, row.rejected):
+            ids = torch.tensor([sole.tokenizer(f"{asked}{response.text}<|im_end|>").input_ids])
+            with torch.inference_mode():
+                scores.append(
+                    sole.reward_head(sole.base.base_model(ids).last_hidden_state[0, -1])[head].item()
+                )
+        assert outcome.metrics["margin"] == pytest.approx(scores[0] - scores[1], abs=1e-4)
+    assert found[2].metrics["accuracy"] is None
+    assert "'harmless' has no head" in found[2].note
+
+
 def test_a_reference_equal_to_the_model_is_a_tie(world: Path):
     task = PairAccuracy(data=str(world / "pairs.jsonl"), reference=str(world / "sft"))
     outcomes = task.evaluate(context(world / "sft"))
