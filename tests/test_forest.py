@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import ARCHS, FALLBACK_ARCHS, FOREST_ARCHS, tiny_model
 from torch.nn.attention.flex_attention import flex_attention
 
+from posttrain.models import attention as attention_module
 from posttrain.models import layout as layout_module
 from posttrain.models.attention import PathAttention, install
 from posttrain.models.forest import Branch, pack, paths_of, plant, tree_of
@@ -138,6 +139,20 @@ def test_lora_through_the_forest(arch):
     expected = grads(model, forward(model, forest, ALL))
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "mistral", "gemma3"])
+def test_no_square_mask_is_made_for_a_forest(arch, monkeypatch):
+    """Plain use still gets the mask that it needs."""
+    made = []
+    real = attention_module.sdpa_mask
+    monkeypatch.setattr(attention_module, "sdpa_mask", lambda *a, **k: made.append(1) or real(*a, **k))
+    model = model_of(tiny_model(arch))
+    made.clear()
+    forward(model, plant([tree_of([Branch([1, 2, 3], [False, True, True])])]))
+    assert not made
+    model.hf(input_ids=torch.tensor([[1, 2, 3]]))
+    assert made
 
 
 def test_self_check_notices_a_model_that_ignores_the_forest(caplog):

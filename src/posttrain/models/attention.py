@@ -6,6 +6,9 @@ paths; called without one (generation, plain use) it is transformers' own SDPA.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -141,6 +144,23 @@ def forest_attention(
     return out.unsqueeze(0), None
 
 
+_UNMASKED = ContextVar("posttrain_unmasked", default=False)
+
+
+@contextlib.contextmanager
+def unmasked() -> Iterator[None]:
+    """Spare transformers the [T, T] mask that it would make for each forward and a forest never reads."""
+    token = _UNMASKED.set(True)
+    try:
+        yield
+    finally:
+        _UNMASKED.reset(token)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if _UNMASKED.get() else sdpa_mask(*args, **kwargs)
+
+
 def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
     """FlexAttention over the same visibility rule: [1, T, H, E]."""
     from torch.nn.attention.flex_attention import flex_attention
@@ -167,6 +187,6 @@ def install(hf: PreTrainedModel) -> None:
     leave it.
     """
     AttentionInterface.register(NAME, forest_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, _mask)
     if getattr(hf, "_supports_attention_backend", False) or getattr(hf, "_supports_sdpa", False):
         hf.set_attn_implementation(NAME)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from posttrain.common.errors import ConfigError
 from posttrain.common.progress import progress
+from posttrain.models.attention import unmasked
 from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
 from posttrain.models.layout import STEP
 from posttrain.models.logprobs import from_logits, token_logps
@@ -46,12 +47,13 @@ def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOG
 
 def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
     """All branches at once, shared tokens once."""
-    hidden = trunk(model.hf)(
-        input_ids=forest.tokens[None],
-        position_ids=forest.positions[None],
-        use_cache=False,
-        forest=forest.layout,
-    ).last_hidden_state[0]
+    with unmasked():
+        hidden = trunk(model.hf)(
+            input_ids=forest.tokens[None],
+            position_ids=forest.positions[None],
+            use_cache=False,
+            forest=forest.layout,
+        ).last_hidden_state[0]
     logps = entropy = None
     if LOGPS in needs or ENTROPY in needs:
         logps, entropy = _token_logps(model, hidden, forest, ENTROPY in needs)
