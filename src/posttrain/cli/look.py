@@ -58,4 +58,5 @@ def chat(
     """Talk to a model."""
     from posttrain.engines.chat import chat as talk
 
-    talk(model, **({"system": system} if system is not None else {}), **_settings(sets))
+    given = {"model": model} | ({} if system is None else {"system": system})
+    talk(**given | _settings(sets))

@@ -42,14 +42,18 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             if cause is not None and not isinstance(cause, PosttrainError | OSError):
                 traceback.print_exception(cause)
             raise _exit(str(e), FAILED) from None
-        except KeyboardInterrupt:
-            raise _exit(
-                "stopped; what is finished is kept: give the same command to go on", INTERRUPTED
-            ) from None
         except BrokenPipeError:
             # The reader of our output has gone; nothing is left to say, and Python would complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
+        except OSError as e:
+            if e.filename is None:
+                raise
+            raise _exit(f"{e.filename}: {e.strerror}", FAILED) from None
+        except KeyboardInterrupt:
+            raise _exit(
+                "stopped; what is finished is kept: give the same command to go on", INTERRUPTED
+            ) from None
 
     return guarded
 

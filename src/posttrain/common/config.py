@@ -53,6 +53,8 @@ def parse(cls: type[C], data: Mapping[str, Any], where: str) -> C:
 
     Raises ConfigError with one line a mistake, naming the nearest valid key for an unknown one.
     """
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise ConfigError(f"{where}: {cls!r} is no config class")
     try:
         return cls.model_validate(dict(data))
     except ValidationError as e:
@@ -76,7 +78,7 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     dotted = ".".join(loc)
     if error["type"] == "extra_forbidden":
         owner = _model_at(cls, loc[:-1])
-        valid = list(owner.model_fields) if owner else []
+        valid = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
         hint = f" ({nearest(loc[-1], valid)})" if valid else ""
         return f"unknown key '{dotted}'{hint}"
     if error["type"] == "missing":

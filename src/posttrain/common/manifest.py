@@ -27,8 +27,10 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         ) from None
     except ValueError as e:
         raise StoreError(f"{path} is damaged ({e}); delete {folder} and run its step again") from e
-    if not isinstance(manifest, dict):
-        raise StoreError(f"{path} is damaged (not a mapping); delete {folder} and run its step again")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("inputs"), dict):
+        raise StoreError(
+            f"{path} is damaged (no mapping with 'inputs'); delete {folder} and run its step again"
+        )
     return manifest
 
 

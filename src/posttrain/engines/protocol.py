@@ -35,7 +35,7 @@ class SamplingParams(Config):
     top_p: float | None = Field(None, gt=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     stop: tuple[str, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @field_validator("stop")
     @classmethod

@@ -31,7 +31,7 @@ class EvaluateConfig(Config):
 
     model: ModelRef | tuple[ModelRef, ...] | dict[str, ModelRef]
     tasks: tuple[TaskField, ...] = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     limit: int | None = Field(None, ge=1)
     sampling: SamplingParams = SamplingParams()
     precision: Precision = "auto"

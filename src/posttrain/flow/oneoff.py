@@ -58,6 +58,7 @@ def run_into(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; --out takes a folder")
     print_ = fingerprint(step, config, lambda name: None, Outsiders(Hasher()))
+    _check_apart(folder, print_)
     with hold(_lock(folder), str(folder), say):
         if _clear(folder, print_.key, force):
             tidy(folder)
@@ -68,6 +69,13 @@ def run_into(
                 say(f"resuming in {folder}")
             manifest = make(folder, _order(step, config, print_, folder.name))
     return Result(folder, manifest["summary"], print_.key)
+
+
+def _check_apart(folder: Path, print_: Fingerprint) -> None:
+    """Writing into an input would change it under the run, and leave it changed."""
+    for found in print_.outside.values():
+        if found.path is not None and found.path.resolve() in folder.resolve().parents:
+            raise ConfigError(f"{folder} lies inside the input {found.value}; choose an --out outside of it")
 
 
 def _clear(folder: Path, key: str, force: bool) -> bool:

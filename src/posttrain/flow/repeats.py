@@ -18,6 +18,10 @@ from posttrain.flow.source import Places, Source
 RESERVED = ("params", "previous", "all")
 
 
+# A block is written out round by round before anything runs; far more than this is a slip of the keyboard.
+MOST_ROUNDS = 1000
+
+
 @dataclass(frozen=True)
 class Template:
     """A step of one round, its variants not yet told apart.
@@ -118,9 +122,10 @@ def _repeat(
     steps = _check_block(name, block, places)
     places, later = _set_in_block(name, block, steps, places, overrides)
     rounds = fill(block["repeat"], params, places, ("repeat",))
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS:
         raise ConfigError(
-            f"{places.at(('repeat',))}: {name}.repeat: expected a number of rounds ≥ 1, got {rounds!r}"
+            f"{places.at(('repeat',))}: {name}.repeat: expected a number of rounds ≥ 1 and ≤"
+            f" {MOST_ROUNDS}, got {rounds!r}"
         )
     start = fill(block.get("start") or {}, params, places, ("start",))
     unknown = [step for step in start if step not in steps]

@@ -121,10 +121,15 @@ def _build(text: str, name: str, entries: dict[Place, str]) -> Any:
             raise ConfigError(f'{name}{line}: put references in quotes: "@step"') from None
         context = f"{e.context}: " if e.context else ""
         raise ConfigError(f"{name}{line}: {context}{e.problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"{name}: {e}") from None
     finally:
         loader.dispose()
+
+
+MOST_VALUES = 200_000
 
 
 class _Builder:
@@ -134,10 +139,14 @@ class _Builder:
         self.loader, self.name, self.entries = loader, name, entries
         self.open: set[int] = set()
         self.flat: set[int] = set()
+        self.built = 0
 
     def value(self, node: yaml.Node, path: Place) -> Any:
         if id(node) in self.open:
             raise ConfigError(f"{self._line(node)}: an alias that holds itself")
+        self.built += 1
+        if self.built > MOST_VALUES:  # aliases of aliases multiply
+            raise ConfigError(f"{self._line(node)}: more than {MOST_VALUES:,} values")
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):

@@ -57,6 +57,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
         raise RowError("", f"invalid JSON: {e.msg} at column {e.colno}{cut}") from None
     except RecursionError:
         raise RowError("", "invalid JSON: nested too deeply") from None
+    except ValueError as e:  # Python's bound on the digits of a whole number
+        raise RowError("", f"invalid JSON: a number too long to read: {e}") from None
     return _object(value)
 
 
@@ -85,7 +87,7 @@ def _values(file: str, handle: IO[bytes], rejects: Rejects) -> Iterator[tuple[in
             break
         try:
             value, end = json.JSONDecoder().raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:
             broken = RowError("", f"invalid JSON: {e}; the rest of the file cannot be read")
             rejects.add_damage(file, line, cut_off(damage) if damage else broken)
             return

@@ -126,7 +126,7 @@ def recognise(rows: Sequence[Plain], file: str) -> str:
     name = max(FORMATS, key=lambda name: _likeness(FORMATS[name].shape, found))
     known = "; ".join(f"{name} ({', '.join(format.shape)})" for name, format in FORMATS.items())
     raise DataError(
-        f"{file}: no reader recognises its rows. Columns found: {', '.join(map(str, found)) or 'none'}. "
+        f"{file}: no reader recognises its rows. Columns found: {_shown(found)}. "
         f"Nearest: {name} ({', '.join(FORMATS[name].shape)}). Known: {known}. "
         f"Rename the columns, or say which it is with `format:`"
     )
@@ -138,7 +138,7 @@ def reader(name: str, kind: type[Row] | None, file: str) -> Reader:
     Raises DataError where the format cannot give that kind.
     """
     reads = named_format(name).reads
-    if kind is None or Row in reads:
+    if kind is None or kind is Row or Row in reads:
         return next(iter(reads.values()))
     if kind in reads:
         return reads[kind]
@@ -150,6 +150,13 @@ def reader(name: str, kind: type[Row] | None, file: str) -> Reader:
         f"{file}: rows of the format '{name}' cannot be read as {plural(kind)}, only as "
         f"{', '.join(dict.fromkeys(ways))}"
     )
+
+
+def _shown(columns: Sequence[Any]) -> str:
+    """Names of columns for a message, which a file that is no table may have made long and unprintable."""
+    names = [ascii(str(name))[1:-1] if not str(name).isprintable() else str(name) for name in columns[:20]]
+    more = f", … ({len(columns)})" if len(columns) > 20 else ""
+    return ", ".join(name if len(name) <= 40 else f"{name[:40]}…" for name in names) + more or "none"
 
 
 def _likeness(shape: Sequence[str], found: Sequence[Any]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.common.config import nearest
@@ -38,7 +39,14 @@ def fresh_model(spec: ModelSpec, tokenizer: Any, dtype: torch.dtype) -> Loaded:
     try:
         config = AutoConfig.for_model(kind, **{**ids, **fields})
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as e:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ZeroDivisionError,
+        StrictDataclassError,
+    ) as e:
         raise ConfigError(f"config: no causal LM can be made of these fields ({kind}): {e}") from e
     return Loaded(trainable_padding(hf.to(dtype)), dtype)
 

@@ -32,6 +32,7 @@ def load_tokenizer(ref: str, revision: str | None = None, trust_remote_code: boo
     (some architectures have their splitting rule built in), `tokenizer.json` wins and a warning says so.
     Raises ConfigError where there is none, or none that can be read.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = find_tokenizer(ref, revision, trust_remote_code)
@@ -44,7 +45,7 @@ def load_tokenizer(ref: str, revision: str | None = None, trust_remote_code: boo
                 folder,
             )
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, KeyError) as e:
+    except (OSError, ValueError, TypeError, ImportError, KeyError, StrictDataclassError) as e:
         raise ConfigError(f"the tokenizer in {folder} cannot be read: {e}") from e
     return tokenizer
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from posttrain.common.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -11,11 +13,19 @@ Precision = Literal["auto", "bfloat16", "float32"]
 
 
 def pick_device(device: str = "auto") -> str:
-    """ "auto" is the first CUDA device where there is one, else the CPU."""
-    if device != "auto":
-        return device
+    """ "auto" is the first CUDA device where there is one, else the CPU.
+
+    Raises ConfigError for a device that this machine or this build of torch does not have.
+    """
     import torch
 
+    if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as e:
+            reason = str(e).splitlines()[0]
+            raise ConfigError(f"device '{device}' cannot be used: {reason}; try auto or cpu") from None
+        return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

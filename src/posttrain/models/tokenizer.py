@@ -49,7 +49,7 @@ class TokenizerConfig(Config):
     """
 
     data: DataRef | list[DataRef]
-    vocab_size: int = Field(8192, ge=300)
+    vocab_size: int = Field(8192, ge=300, le=4_194_304)
     digits: Literal["single", "runs"] = "single"
     normalize: Literal["NFC"] | None = "NFC"
     min_frequency: int = Field(2, ge=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -55,7 +56,16 @@ def read_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool = Fal
         classifier = is_classifier(config)
         rewards, value = read_heads(folder, config)
         hf, report = _from_pretrained(folder, dtype, trust_remote_code)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as e:
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as e:
         raise ConfigError(f"the model in {folder} cannot be loaded: {e}") from e
     lm_head = _check_complete(folder, hf, report, classifier)
     hf.config.architectures = [type(hf).__name__]

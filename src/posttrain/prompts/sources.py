@@ -90,6 +90,8 @@ def read_source(value: Any) -> Any:
     if isinstance(value, Config):
         return SourceUse(name=_name_of(value), settings=value)
     if isinstance(value, str):
+        if not value.strip():
+            raise ValueError("an empty path; give a file or a folder")
         return _use(value, {}) if _is_name(value) else value
     if not isinstance(value, Mapping):
         raise ValueError(f"a source is a path, a name or a mapping with a name, got {value!r}")

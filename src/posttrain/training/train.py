@@ -50,7 +50,7 @@ class TrainConfig(Config):
     evaluate_every: int = Field(0, ge=0)
     early_stopping: int | None = Field(None, gt=0)
     diverge: float = Field(3.0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Precision = "auto"
     save_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     micro_tokens: Annotated[int, Runtime(), Field(gt=0)] = 2048
