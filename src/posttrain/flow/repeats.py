@@ -124,8 +124,8 @@ def _repeat(
     rounds = fill(block["repeat"], params, places, ("repeat",))
     if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= MOST_ROUNDS:
         raise ConfigError(
-            f"{places.at(('repeat',))}: {name}.repeat: expected a number of rounds ≥ 1 and ≤"
-            f" {MOST_ROUNDS}, got {rounds!r}"
+            f"{places.at(('repeat',))}: {name}.repeat: expected a number of rounds ≥ 1, got {rounds!r}"
+            f" (at most {MOST_ROUNDS})"
         )
     start = fill(block.get("start") or {}, params, places, ("start",))
     unknown = [step for step in start if step not in steps]
