@@ -36,6 +36,7 @@ def check_forest(model: Model) -> bool:
     with torch.no_grad(), _evaluating(model.hf):
         expected = by_rows(model, forest, frozenset({LOGPS})).logps
         try:
+            _refuse_other_layers(model)
             found = by_forest(model, forest, frozenset({LOGPS})).logps
         except Exception as e:  # any way of not understanding a forest means the same: run rows
             return _fall_back(model, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
@@ -46,6 +47,14 @@ def check_forest(model: Model) -> bool:
         return _fall_back(model, f"log-probs differ by {gap:.2g}")
     model.forest = True
     return True
+
+
+def _refuse_other_layers(model: Model) -> None:
+    """Layers that see by a rule of their own (chunks, states, …) may agree on a short probe all the same."""
+    kinds = set(getattr(causal_lm(model.hf).config.get_text_config(), "layer_types", None) or ())
+    other = kinds - {"full_attention", "sliding_attention"}
+    if other:
+        raise NotImplementedError(f"its layers are of kind {', '.join(sorted(other))}")
 
 
 def _fall_back(model: Model, reason: str) -> bool:

@@ -128,15 +128,18 @@ def fit(
     diverges, with the batch saved.
     """
     state = State()
-    lines = _resume(state, optimizer, state_folder)
-    metrics = Metrics(out, trackers, label, lines)
+    lines = _resume(state, optimizer, loop, model, state_folder)
     saved = time.monotonic()
     _adapter_dropout(model, True)
     needs = method.needs & FORWARD
-    with progress(label, loop.steps, "steps") as bar:
+    with (
+        Metrics(out, trackers, label, lines, state.step) as metrics,
+        progress(label, loop.steps, "steps") as bar,
+    ):
         bar.advance(state.step)
         if state.step == 0 and heldout is not None:
             _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
+            _should_stop(state, loop, optimizer)
         for chosen in plan.batches(state.step, loop.steps):
             started = time.monotonic()
             totals = Totals()
@@ -165,9 +168,8 @@ def fit(
                 if _should_stop(state, loop, optimizer):
                     break
             if time.monotonic() - saved >= loop.checkpoint_seconds and not last:
-                _save(state, optimizer, state_folder, metrics.sync())
+                _save(state, optimizer, loop, model, state_folder, metrics.sync())
                 saved = time.monotonic()
-    metrics.close()
     optimizer.finish(state.best_weights)
     return state
 
@@ -279,10 +281,21 @@ def _keep_batch(reason: str, data: Data, chosen: Sequence[int], out: Path) -> st
     return f"its batch ({len(chosen)} rows: {names}{', …' if len(chosen) > 5 else ''}) is in {path}"
 
 
-def _save(state: State, optimizer: Optimizer, folder: Path, lines: int) -> None:
+def _conditions(loop: Loop, model: Model) -> dict[str, Any]:
+    """What sums and draws depend on beside the key: equal before and after a kill, or the bits differ."""
+    dtype = next(model.hf.parameters()).dtype
+    return {
+        "device": loop.device,
+        "micro_tokens": loop.micro_tokens,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _save(state: State, optimizer: Optimizer, loop: Loop, model: Model, folder: Path, lines: int) -> None:
     save_checkpoint(
         folder,
         {
+            "conditions": _conditions(loop, model),
             "state": vars(state),
             "optimizer": optimizer.state(),
             "torch": torch.get_rng_state(),
@@ -291,11 +304,17 @@ def _save(state: State, optimizer: Optimizer, folder: Path, lines: int) -> None:
     )
 
 
-def _resume(state: State, optimizer: Optimizer, folder: Path) -> int:
+def _resume(state: State, optimizer: Optimizer, loop: Loop, model: Model, folder: Path) -> int:
     """Set everything as it was; returns how many lines of metrics hold."""
     found = load_checkpoint(folder)
     if found is None:
         return 0
+    before, now = found["conditions"], _conditions(loop, model)
+    if before != now:
+        raise TrainingError(
+            f"the interrupted run in {folder} computed with {before}, this one would with {now}: "
+            f"the result would be neither's. Go on as it was begun, or delete {folder} to begin again"
+        )
     for name, value in found["state"].items():
         setattr(state, name, value)
     optimizer.load(found["optimizer"])

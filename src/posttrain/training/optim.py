@@ -79,7 +79,9 @@ class Optimizer:
         if not math.isfinite(norm):
             return norm
         scale = min(1.0, self.cfg.clip / (norm + 1e-6)) if self.cfg.clip else 1.0
-        torch._foreach_mul_(gradients, scale / weight)
+        # the fused update divides by this as it reads the gradients: no pass over them of its own
+        self.adam.grad_scale = torch.tensor(weight / scale, device=gradients[0].device)  # type: ignore[attr-defined]
+        self.adam.found_inf = torch.zeros((), device=gradients[0].device)  # type: ignore[attr-defined]
         for group in self.adam.param_groups:
             group["lr"] = self.lr * factor
         self.adam.step()

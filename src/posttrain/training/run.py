@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from posttrain.common.allocator import keep_freed_memory
 from posttrain.common.errors import DataError, TrainingError
 from posttrain.common.memory import peak_memory_mb
 from posttrain.common.step import StepContext
@@ -39,6 +40,8 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     device = pick_device(cfg.device)
     dtype = pick_dtype(cfg.precision, device)
     seed_everything(cfg.seed)
+    if device == "cpu":
+        keep_freed_memory()
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows, heldout_rows = _read(cfg, method, rejects)
         model = load_model(
