@@ -344,7 +344,7 @@ def test_rows_that_do_not_fit_are_rejected_and_counted(home, tmp_path):
     )
     lines = [json.loads(line) for line in (tmp_path / "b/rejected.jsonl").read_text().splitlines()]
     assert len(lines) == summary["rows"]["rejected"] > 0
-    assert "max_length 60" in lines[0]["reason"]
+    assert "longer than 60 tokens" in lines[0]["reason"]
     assert summary["rows"]["kept"] + summary["rows"]["rejected"] == 24
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +119,18 @@ class Rejects:
         """A file of which an unknown part is lost: counted as rejected, and remembered by name."""
         self.damaged[file] = str(error)
         self.add(file, line, error, rows=rows)
+
+    def tell(self, label: str) -> None:
+        """Say on stderr how many rows are not used and why, where there are any."""
+        for file, damage in self.damaged.items():
+            print(f"{label}: {file} is damaged: {damage}", file=sys.stderr)
+        for count, word, reasons in (
+            (self.rejected, "cannot be used", self.reasons),
+            (self.left_out, "left out", self.choices),
+        ):
+            if count:
+                top = "; ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(5))
+                print(f"{label}: {count:,} rows {word}: {top}", file=sys.stderr)
 
     def check(self, max_rejected: float) -> None:
         """Raise DataError where more than the share `max_rejected` of all rows (0 to 1) was unusable."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from posttrain.common.errors import ConfigError
 from posttrain.models.forest import Branch, Forest, plant, tree_of
 from posttrain.models.forward import LOGPS, by_forest, by_rows, causal_lm
 
@@ -42,6 +43,10 @@ def check_forest(model: Model) -> bool:
             return _fall_back(model, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
     assert expected is not None
     assert found is not None
+    if not expected.isfinite().all():
+        raise ConfigError(
+            f"{model.source}: its weights give log-probs that are not finite; the folder is no sound model"
+        )
     gap = (expected - found).abs().max().item()
     if not gap <= TOLERANCE.get(parameter.dtype, 0.15):
         return _fall_back(model, f"log-probs differ by {gap:.2g}")

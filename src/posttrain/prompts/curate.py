@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -88,7 +87,7 @@ def run(cfg: CurateConfig, ctx: StepContext) -> dict[str, Any]:
     """
     with Rejects(ctx.out / "rejected.jsonl") as rejects, Spool(ctx.state / "rows.spool") as spool:
         _gather(cfg, ctx.label, rejects, spool)
-        _tell(ctx.label, rejects)
+        rejects.tell(ctx.label)
         rejects.check(cfg.max_rejected)
         if not spool.entries:
             raise DataError(f"{_names(cfg)}: no rows are left; see {rejects.path} for what was left out")
@@ -153,19 +152,6 @@ def _megabytes(sources: Iterable[Any]) -> float | None:
 
 def _names(cfg: CurateConfig) -> str:
     return ", ".join(name for name, _ in cfg.opened())
-
-
-def _tell(label: str, rejects: Rejects) -> None:
-    """One line on stderr a kind of loss: nothing is left out unsaid."""
-    for file, damage in rejects.damaged.items():
-        print(f"{label}: {file} is damaged: {damage}", file=sys.stderr)
-    for count, word, reasons in (
-        (rejects.rejected, "cannot be used", rejects.reasons),
-        (rejects.left_out, "left out", rejects.choices),
-    ):
-        if count:
-            top = "; ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(5))
-            print(f"{label}: {count:,} rows {word}: {top}", file=sys.stderr)
 
 
 def _summary(cfg: CurateConfig, rejects: Rejects, picked: Picked, gathered: int) -> dict[str, Any]:

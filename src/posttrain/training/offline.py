@@ -54,9 +54,10 @@ def encode_rows(
                     max_length
                     and (longest := max(len(branch.tokens) for branch in made.branches)) > max_length
                 ):
-                    done.rejected.append(
-                        (row, RowError("", f"longer than max_length {max_length}: {longest} tokens"))
+                    reason = (
+                        f"longer than {max_length} tokens (max_length, or the model's context): {longest}"
                     )
+                    done.rejected.append((row, RowError("", reason)))
                 else:
                     done.examples.append(made)
             bar.advance(len(part))

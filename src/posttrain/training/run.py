@@ -133,16 +133,18 @@ def _encode(
     label: str,
 ) -> tuple[Encoded, Encoded]:
     """Examples to train on and to hold out; what cannot be used is put aside and counted."""
+    longest = cfg.max_length or getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
     sides = []
     rejects.kept = 0
     for side in (rows, heldout_rows):
-        done = encode_rows(method, cfg.method, side, model.template, cfg.max_length, label)
+        done = encode_rows(method, cfg.method, side, model.template, longest, label)
         rejects.kept += len(side) - len(done.rejected)
         for row, error in done.rejected:
             file, _, line = row.provenance.source.rpartition(":")
             at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
             rejects.add(*at, error, row.model_dump(mode="json"))
         sides.append(done)
+    rejects.tell(label)
     rejects.check(cfg.max_rejected)
     if not sides[0].examples:
         raise DataError(f"no row of {len(rows)} can be trained on: {dict(rejects.reasons)}")
