@@ -27,8 +27,8 @@ class TrainConfig(Config):
     epochs: passes over the data; steps, where given, wins. batch_size: rows of one optimizer step;
     batch_tokens, where
     given, wins: as many rows as fit in that many tokens.
-    max_length: longest row in tokens, by default the model's context; longer ones are rejected, documents cut into
-    pieces.
+    max_length: longest row in tokens, by default the model's context; longer ones are rejected, documents cut
+    into pieces.
     max_rejected: share of rows that may be unusable before the step fails.
     evaluate_every: steps between held-out evaluations, 0 for only before and after. early_stopping:
     evaluations without improvement before training stops and the best weights are kept.
