@@ -253,7 +253,8 @@ def test_step_configs_are_defined_without_torch(verb: str) -> None:
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("a: {do: make}\ng: {do: grind, links: 100000, pause: 0.01}\n")
-    code = (
+    code = (  # a shell's background job begins with Ctrl-C ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import posttrain.flow.recipe as r, flow_fakes\n"
         "r.check_recipe.__defaults__ = r.load_recipe.__defaults__ = ((), flow_fakes.VERBS)\n"
         "from posttrain.cli import main; main()"

@@ -140,7 +140,7 @@ def test_a_model_may_say_half_a_character():
 
 def test_models_are_named_by_step_and_key(tmp_path):
     (tmp_path / "sft-0123").mkdir()
-    manifest = {"step": "sft", "key": "0123456789abcdef"}
+    manifest = {"step": "sft", "key": "0123456789abcdef", "inputs": {}}
     (tmp_path / "sft-0123" / "manifest.json").write_text(json.dumps(manifest))
     assert model_name(ModelSpec(path=str(tmp_path / "sft-0123"))) == "sft-0123456789ab"
     assert model_name(ModelSpec(path=str(tmp_path))) == tmp_path.name
