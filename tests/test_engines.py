@@ -10,26 +10,40 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy import stats
-from tiny import VOCAB, tiny_folder, tiny_model, tiny_tokenizer
+from tiny import FALLBACK_ARCHS, FOREST_ARCHS, VOCAB, tiny_folder, tiny_model, tiny_tokenizer
+from transformers import PreTrainedModel
 
 from posttrain.common.errors import ConfigError
 from posttrain.engines.decoder import wire
 from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import SamplingParams
-from posttrain.engines.sampling import distribution
+from posttrain.engines.sampling import probabilities
 from posttrain.engines.scripted import ScriptedEngine
 from posttrain.engines.stopping import stop_ids
+from posttrain.models.attention import install
 from posttrain.models.load import Model, load_model
+from posttrain.models.selfcheck import check_forest
 from posttrain.models.spec import LoRA, ModelSpec
 from posttrain.models.template import ChatTemplate
 
-ARCHS = ("llama", "qwen2", "mistral", "gpt2", "gemma3", "mamba", "lfm2", "bloom")
+ARCHS = (*FOREST_ARCHS, *FALLBACK_ARCHS)
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
 
-def model_of(hf: torch.nn.Module) -> Model:
+def model_of(hf: torch.nn.Module, forest: bool = True) -> Model:
+    """forest: let it run as one where it can."""
     tokenizer = tiny_tokenizer()
-    return Model(hf, tokenizer, ChatTemplate(tokenizer, "chatml"), "tiny", torch.float32)
+    model = Model(hf, tokenizer, ChatTemplate(tokenizer, "chatml"), "tiny", torch.float32)
+    if forest and isinstance(hf, PreTrainedModel):
+        install(hf)
+        check_forest(model)
+    return model
+
+
+def distribution(logits, params):
+    """[R, V] log-probabilities that tokens are drawn from."""
+    weights = probabilities(logits, params)
+    return (weights / weights.sum(-1, keepdim=True)).log()
 
 
 def prompts_of(*lengths: int, seed: int = 0, vocab: int = VOCAB) -> list[list[int]]:
@@ -118,7 +132,7 @@ def test_a_cache_that_lies_is_not_used():
     lying.forward = lie
     prompts = prompts_of(5, 9)
     with pytest.warns(UserWarning, match="logits with the cache are off"):
-        found = LocalEngine(model_of(lying)).generate(prompts, GREEDY)
+        found = LocalEngine(model_of(lying, forest=False)).generate(prompts, GREEDY)
     assert [list(answers[0].token_ids) for answers in found] == [generated(honest, p, [2]) for p in prompts]
 
 
@@ -147,18 +161,29 @@ def test_two_tokens_are_drawn_from_the_exact_distribution(filters):
 
 
 @pytest.mark.filterwarnings("ignore:sampling from")
-@pytest.mark.parametrize("arch", ["llama", "mistral", "mamba"])
-def test_logps_are_those_of_a_dense_forward(arch):
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("filters", [{}, {"temperature": 0.8, "top_k": 20}, {"temperature": 0}])
+def test_logps_are_those_of_a_dense_forward(arch, filters):
+    """Long enough for the cache to grow and for sliding windows to leave the prompt behind."""
     hf = tiny_model(arch)
-    params = SamplingParams(n=3, max_new_tokens=12, temperature=0.8, top_k=20)
-    prompts = prompts_of(4, 13)
-    for prompt, answers in zip(prompts, LocalEngine(model_of(hf)).generate(prompts, params), strict=True):
+    params = SamplingParams(n=3, max_new_tokens=40, **filters)
+    prompts = prompts_of(4, 13, 37)
+    prompts[2][:4] = prompts[0]  # two prompts that begin alike
+    found = LocalEngine(model_of(hf)).generate(prompts, params)
+    assert max(len(answer.token_ids) for answers in found for answer in answers) > 32
+    for prompt, answers in zip(prompts, found, strict=True):
         for answer in answers:
             ids = torch.tensor([[*prompt, *answer.token_ids]])
             with torch.no_grad():
-                dense = distribution(hf(ids).logits[0, len(prompt) - 1 : -1], params)
-            expected = dense.gather(-1, torch.tensor(answer.token_ids)[:, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(answer.logps), expected, rtol=1e-4, atol=1e-4)
+                logits = hf(ids).logits[0, len(prompt) - 1 : -1]
+            said = torch.tensor(answer.token_ids)[:, None]
+            own = logits.log_softmax(-1).gather(-1, said)[:, 0]
+            drawn = torch.zeros_like(own)
+            if params.temperature:
+                drawn = distribution(logits, params).gather(-1, said)[:, 0]
+            torch.testing.assert_close(torch.tensor(answer.model_logps), own, rtol=1e-4, atol=2e-4)
+            torch.testing.assert_close(torch.tensor(answer.logps), drawn, rtol=1e-4, atol=2e-4)
+            assert filters or answer.logps == answer.model_logps
 
 
 def test_an_answer_does_not_depend_on_its_batch():
@@ -202,14 +227,16 @@ def test_a_stop_string_may_span_tokens():
     assert tuple(engine.stream([9], SamplingParams(max_new_tokens=8, stop=("top",)))) == found.token_ids
 
 
-def test_an_answer_is_cut_off_at_the_models_length_and_a_prompt_must_leave_room():
-    engine = LocalEngine(model_of(tiny_model("gpt2", n_positions=16, eos_token_id=None)))
+@pytest.mark.parametrize("forest", [True, False])
+def test_an_answer_is_cut_off_at_the_models_length_and_a_prompt_must_leave_room(forest):
+    """One row is over long before the others and stays in the batch, where it must not pass the end."""
+    engine = LocalEngine(model_of(tiny_model("gpt2", n_positions=24, eos_token_id=None), forest))
     engine._stop_ids = torch.tensor([], dtype=torch.long)
-    found = engine.generate(prompts_of(4, 15), SamplingParams(max_new_tokens=40))
-    assert [len(answers[0].token_ids) for answers in found] == [12, 1]
+    found = engine.generate(prompts_of(23, *[12] * 20), SamplingParams(max_new_tokens=40))
+    assert [len(answers[0].token_ids) for answers in found] == [1, *[12] * 20]
     assert {answers[0].finish for answers in found} == {"length"}
-    with pytest.raises(ConfigError, match="prompt 1 has 16 tokens and the model takes 16"):
-        engine.generate(prompts_of(4, 16), GREEDY)
+    with pytest.raises(ConfigError, match="prompt 1 has 24 tokens and the model takes 24"):
+        engine.generate(prompts_of(4, 24), GREEDY)
     with pytest.raises(ConfigError, match="prompt 0 has no tokens"):
         engine.generate([[]], GREEDY)
 

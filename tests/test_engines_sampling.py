@@ -14,7 +14,7 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import SamplingParams
-from posttrain.engines.sampling import distribution, draw, uniforms
+from posttrain.engines.sampling import draw, invert, probabilities, uniforms
 
 
 def logits(seed: int, rows: int, vocab: int, scale: float = 2.0) -> torch.Tensor:
@@ -38,43 +38,91 @@ def test_filters_are_those_of_transformers(seed, temperature, top_k, top_p, min_
         expected = TopPLogitsWarper(top_p)(None, expected)
     if min_p:
         expected = MinPLogitsWarper(min_p)(None, expected)
-    torch.testing.assert_close(distribution(raw, params), expected.log_softmax(-1), rtol=1e-4, atol=1e-4)
+    found = probabilities(raw, params)
+    torch.testing.assert_close(
+        found / found.sum(-1, keepdim=True), expected.softmax(-1), rtol=1e-4, atol=1e-6
+    )
 
 
-def test_a_tie_at_the_last_place_keeps_both():
-    found = distribution(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), SamplingParams(top_k=2))
-    assert found.isfinite().tolist() == [[True, True, True, False]]
+def test_a_tie_at_the_last_place_of_top_k_keeps_both():
+    found = probabilities(torch.tensor([[1.0, 3.0, 1.0, 0.0]]), SamplingParams(top_k=2))
+    assert (found > 0).tolist() == [[True, True, True, False]]
+
+
+def test_top_p_keeps_no_more_of_a_tie_than_it_needs():
+    """Four equal tokens: 0.6 takes three of them, those of lower id."""
+    found = probabilities(torch.zeros(1, 4), SamplingParams(top_p=0.6))
+    assert found.tolist() == [[0.25, 0.25, 0.25, 0.0]]
 
 
 def test_top_p_always_keeps_the_likeliest():
-    found = distribution(torch.tensor([[9.0, 0.0, 0.0]]), SamplingParams(top_p=1e-6))
-    assert found.tolist() == [[0.0, -math.inf, -math.inf]]
+    found = probabilities(torch.tensor([[9.0, 0.0, 0.0]]), SamplingParams(top_p=1e-6))
+    assert (found > 0).tolist() == [[True, False, False]]
 
 
 def test_a_draw_inverts_the_cumulative_distribution():
-    logps = torch.tensor([[0.1, 0.2, 0.0, 0.7]]).log()
+    weights = torch.tensor([[0.2, 0.4, 0.0, 1.4]])  # twice a distribution: what is drawn is its share
     for uniform, expected in ((0.0, 0), (0.0999, 0), (0.1001, 1), (0.2999, 1), (0.3001, 3), (0.9999, 3)):
-        token, logp = draw(logps, torch.tensor([uniform], dtype=torch.float64))
+        token, share = invert(weights, torch.tensor([uniform], dtype=torch.float64))
         assert token.item() == expected
-        assert logp.item() == pytest.approx(logps[0, expected].item())
+        assert share.item() == pytest.approx(weights[0, expected].item() / 2)
 
 
-@given(seed=st.integers(0, 10_000), end=st.sampled_from(["first", "last"]))
-def test_what_is_ruled_out_is_never_drawn(seed, end):
+@given(seed=st.integers(0, 10_000), vocab=st.sampled_from([1, 7, 255, 256, 257, 700]))
+def test_two_steps_draw_what_one_would(seed, vocab):
+    """Against one cumulative sum over the whole vocabulary, blocks of it full, cut off and empty."""
+    weights = probabilities(logits(seed, 16, vocab, scale=5.0), SamplingParams(min_p=0.01))
+    uniform = torch.rand(16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    tokens, _ = invert(weights, uniform)
+    cumulative = weights.double().cumsum(-1)
+    below = (cumulative - weights.double()).gather(-1, tokens[:, None])[:, 0] / cumulative[:, -1]
+    above = cumulative.gather(-1, tokens[:, None])[:, 0] / cumulative[:, -1]
+    assert ((below <= uniform + 1e-6) & (uniform <= above + 1e-6)).all()
+
+
+@given(seed=st.integers(0, 10_000), end=st.sampled_from(["first", "last"]), vocab=st.sampled_from([50, 900]))
+def test_what_is_ruled_out_is_never_drawn(seed, end, vocab):
     """At both ends of the unit interval, where a sum that is not quite 1 would reach past the last token."""
-    logps = distribution(logits(seed, 64, 50, scale=8.0), SamplingParams(top_k=5))
+    weights = probabilities(logits(seed, 64, vocab, scale=8.0), SamplingParams(top_k=5))
     uniform = 0.0 if end == "first" else 1 - 2**-53
-    tokens, logp = draw(logps, torch.full((64,), uniform, dtype=torch.float64))
-    assert torch.isfinite(logp).all()
-    allowed = [row.isfinite().nonzero()[:, 0] for row in logps]
+    tokens, share = invert(weights, torch.full((64,), uniform, dtype=torch.float64))
+    assert (share > 0).all()
+    allowed = [row.nonzero()[:, 0] for row in weights]
     assert tokens.tolist() == [int(ids[0] if end == "first" else ids[-1]) for ids in allowed]
 
 
 def test_greedy_takes_the_mode_with_certainty():
     raw = logits(0, 5, 20)
-    tokens, logp = draw(distribution(raw, SamplingParams(temperature=0)), None)
-    assert tokens.tolist() == raw.argmax(-1).tolist()
-    assert logp.tolist() == [0.0] * 5
+    drawn = draw(raw, SamplingParams(temperature=0), None)
+    assert drawn.tokens.tolist() == raw.argmax(-1).tolist()
+    assert drawn.logps.tolist() == [0.0] * 5
+    torch.testing.assert_close(drawn.model_logps, raw.log_softmax(-1).amax(-1))
+
+
+def test_log_probs_of_the_draw_and_of_the_model():
+    """By hand: log 1, log 2, log 4 at temperature 1/2 weigh 1, 4, 16, of which top_k leaves two."""
+    raw = torch.tensor([[1.0, 2.0, 4.0]]).log()
+    drawn = draw(raw, SamplingParams(temperature=0.5, top_k=2), torch.tensor([0.1], dtype=torch.float64))
+    assert drawn.tokens.item() == 1
+    assert drawn.logps.item() == pytest.approx(math.log(4 / 20))
+    assert drawn.model_logps.item() == pytest.approx(math.log(2 / 7))
+
+
+def test_log_probs_of_the_model_stay_finite_for_what_only_heat_could_draw():
+    raw = torch.tensor([[0.0, 150.0]])
+    drawn = draw(raw, SamplingParams(temperature=100.0), torch.tensor([0.0], dtype=torch.float64))
+    assert drawn.tokens.item() == 0
+    assert drawn.model_logps.item() == pytest.approx(-150.0)
+
+
+def test_rows_are_drawn_alike_whatever_is_beside_them():
+    """More rows than are worked on at once; the last row alone gets the same."""
+    raw = logits(1, 40, 30_000)
+    uniform = torch.rand(40, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for params in (SamplingParams(), SamplingParams(top_p=0.9, temperature=0.7)):
+        together, alone = draw(raw, params, uniform), draw(raw[-1:], params, uniform[-1:])
+        assert together.tokens[-1:].equal(alone.tokens)
+        assert together.logps[-1:].equal(alone.logps)
 
 
 def test_noise_belongs_to_the_row_and_not_to_the_batch():

@@ -6,12 +6,14 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from posttrain.engines.shapes import longest
 
 # padded: rows of any lengths, padded on the left. even: rows of one length. plain: the same, and no cache.
 Mode = Literal["padded", "even", "plain"]
@@ -67,6 +69,28 @@ def _widen(states: Tensor, length: int) -> Tensor:
     return wide
 
 
+@final
+class RowDecoder:
+    """The decoder of any model: rows that begin together, with the cache that transformers gives them."""
+
+    joins = False  # a batch begins when none is under way
+
+    def __init__(self, hf: Any) -> None:
+        self.wiring = wire(hf)
+
+    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int]) -> tuple[Rows, Tensor]:
+        """Rows that continue prompts[slot[r]]; logits [R, V] of each row's first token."""
+        rows = Rows(self.wiring, prompts)
+        rows.select(slot)
+        return rows, rows.logits
+
+    def step(self, waves: Sequence[Rows], tokens: Tensor) -> Tensor:
+        """Append tokens [R] to the rows; logits [R, V] of what comes after."""
+        (rows,) = waves
+        rows.push(tokens)
+        return rows.logits
+
+
 class Rows:
     """Rows under way. `logits` [R, V]: of the next token of each row."""
 
@@ -88,8 +112,12 @@ class Rows:
         positions = (torch.arange(width, device=device) - starts[:, None]).clamp_min(0)
         self.logits = self._forward(ids, positions)
 
-    def select(self, rows: Tensor) -> None:
+    def __len__(self) -> int:
+        return len(self.next_position)
+
+    def select(self, kept: list[int]) -> None:
         """Keep these rows, in this order; a row may be named more than once."""
+        rows = torch.tensor(kept, device=self.next_position.device)
         self.logits = self.logits.index_select(0, rows)
         self.next_position = self.next_position.index_select(0, rows)
         if self.mask is not None:
@@ -106,7 +134,9 @@ class Rows:
             self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
         if self.wiring.mode == "plain":
             self.ids = step = torch.cat([self.ids, step], 1)
-        self.logits = self._forward(step, self.next_position[:, None])
+        end = longest(self.wiring.hf)  # rows that are over, and stay, go no further
+        position = self.next_position if end is None else self.next_position.clamp(max=end - 1)
+        self.logits = self._forward(step, position[:, None])
         self.next_position = self.next_position + 1
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -178,7 +208,7 @@ def _error(wiring: Wiring) -> float:
     ]
     rows = Rows(wiring, [texts[0][:short].tolist(), texts[1][:long].tolist()])
     order = [1, 0, 1]
-    rows.select(torch.tensor(order, device=hf.device))
+    rows.select(order)
     for step in range(3):
         rows.push(torch.stack([texts[i][(short, long)[i] + step] for i in order]))
     plain = [hf(input_ids=text[None], use_cache=False).logits[0, -1].float() for text in texts]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from posttrain.common.config import Config
 
-# Tokens (prompt and answer, over all rows) that a local batch holds in its cache at once.
+# Tokens (each prompt once, and all its answers) that a local engine holds in its cache at once.
 BATCH_TOKENS = 16_384
 
 
@@ -53,11 +53,14 @@ class Completion:
     logps: natural-log probability of each token under the distribution it was sampled from, that is after
     temperature and filters; greedy decoding samples from a point mass, so there it is 0.
     finish: "stop" where the writer ended it, "length" where max_new_tokens or the model's length cut it off.
+    model_logps: of the same tokens under the model itself, without temperature and filters; None where the
+    engine does not know them.
     """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     finish: Literal["stop", "length"]
+    model_logps: tuple[float, ...] | None = None
 
 
 class Engine(Protocol):

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.engines.protocol import SamplingParams
+
+# Tokens whose probabilities are summed at once: first a block is drawn, then a token in it.
+_BLOCK = 256
+# Logits that are worked on at once: 2 MB of float32, what a core's own cache holds on the CPU.
+_CHUNK = 500_000
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One token a row. tokens: [R] int64.
+
+    logps: [R] float32, under the distribution drawn from (0 where greedy). model_logps: [R] float32, under
+    the model's own, untempered and unfiltered.
+    """
+
+    tokens: Tensor
+    logps: Tensor
+    model_logps: Tensor
 
 
 def uniforms(seed: int, rows: Sequence[tuple[int, int]], steps: int) -> np.ndarray:
@@ -24,46 +42,113 @@ def uniforms(seed: int, rows: Sequence[tuple[int, int]], steps: int) -> np.ndarr
     return np.stack(draws) if draws else np.empty((0, steps))
 
 
-def distribution(
+def draw(
     logits: Tensor,  # [R, V]
     params: SamplingParams,
-) -> Tensor:  # [R, V] float32
-    """Log-probabilities to draw from: temperature, top_k, top_p, min_p in turn; -inf for a token ruled out.
-
-    At temperature 0 they are those of the model itself, whose mode greedy decoding takes.
-    """
-    logps = logits.float()
-    if params.temperature == 0:
-        return logps.log_softmax(-1)
-    logps = (logps / params.temperature).log_softmax(-1)
-    if params.top_k is not None and params.top_k < logps.shape[-1]:
-        least = logps.topk(params.top_k, dim=-1).values[:, -1:]
-        logps = _without(logps, logps < least)
-    if params.top_p is not None and params.top_p < 1:
-        ordered, index = logps.sort(dim=-1, descending=True, stable=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        logps = _without(
-            logps, torch.zeros_like(logps, dtype=torch.bool).scatter(-1, index, before >= params.top_p)
-        )
-    if params.min_p:
-        logps = _without(logps, logps < logps.amax(-1, keepdim=True) + math.log(params.min_p))
-    return logps
-
-
-def _without(logps: Tensor, ruled_out: Tensor) -> Tensor:
-    return logps.masked_fill(ruled_out, -math.inf).log_softmax(-1)
-
-
-def draw(
-    logps: Tensor,  # [R, V] float32, normalised
     uniform: Tensor | None,  # [R] float64 in [0, 1); None is greedy
-) -> tuple[Tensor, Tensor]:  # [R] int64, [R] float32
-    """One token a row, by inverting the cumulative distribution, and its log-probability; 0 where greedy."""
+) -> Draw:
+    """Draw one token a row."""
+    rows = logits.shape[0]
+    if logits.device.type == "cpu":
+        rows = max(1, _CHUNK // logits.shape[1])
+    parts = [
+        _draw(logits[a : a + rows], params, None if uniform is None else uniform[a : a + rows])
+        for a in range(0, logits.shape[0], rows)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Draw(*(torch.cat([getattr(part, name) for part in parts]) for name in Draw.__dataclass_fields__))
+
+
+def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Draw:
+    raw = logits.float()
     if uniform is None:
-        return logps.argmax(-1), logps.new_zeros(logps.shape[0])
-    cumulative = logps.exp().cumsum(-1, dtype=torch.float64)
+        best, tokens = raw.max(-1)
+        # the mode's log-probability is -log sum exp(x - max), and its probability is never tiny
+        certain = raw.softmax(-1).gather(-1, tokens[:, None])[:, 0].log()
+        return Draw(tokens, torch.zeros_like(best), certain)
+    weights = probabilities(raw, params)
+    tokens, share = invert(weights, uniform)
+    logps = share.log()
+    if weights_are_the_models(params):
+        return Draw(tokens, logps, logps)
+    best, mode = raw.max(-1)
+    top = raw.softmax(-1).gather(-1, mode[:, None])[:, 0].log()
+    return Draw(tokens, logps, raw.gather(-1, tokens[:, None])[:, 0] - best + top)
+
+
+def weights_are_the_models(params: SamplingParams) -> bool:
+    """Whether the distribution that is drawn from is the model's own."""
+    unfiltered = params.top_k is None and params.top_p in (None, 1) and not params.min_p
+    return params.temperature == 1 and unfiltered
+
+
+def probabilities(
+    logits: Tensor,  # [R, V] float32
+    params: SamplingParams,
+) -> Tensor:  # [R, V] float32
+    """What is drawn from: temperature, top_k, top_p, min_p in turn, 0 for a token ruled out.
+
+    Rows of a filtered distribution need not sum to 1: `invert` divides by what they sum to.
+    """
+    if params.temperature != 1:
+        # the largest taken away first, lest a small temperature make it infinite
+        logits = (logits - logits.amax(-1, keepdim=True)) / params.temperature
+    if params.top_k is not None and params.top_k < logits.shape[-1]:
+        least = logits.topk(params.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    weights = logits.softmax(-1)
+    if params.top_p is not None and params.top_p < 1:
+        weights = _nucleus(weights, params.top_p)
+    if params.min_p:
+        weights = weights.masked_fill_(weights < weights.amax(-1, keepdim=True) * params.min_p, 0)
+    return weights
+
+
+def _nucleus(weights: Tensor, share: float) -> Tensor:
+    """Keep the smallest set of likeliest tokens with this share of 1; of equals, those of lower id."""
+    ordered = weights.sort(dim=-1, descending=True).values
+    before = ordered.cumsum(-1, dtype=torch.float64) - ordered
+    kept = (before < share).sum(-1, keepdim=True)  # [R, 1], the likeliest one always
+    least = ordered.gather(-1, kept - 1)
+    above, equal = weights > least, weights == least
+    among = equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)
+    return weights.masked_fill(~(above | (equal & among)), 0)
+
+
+def invert(
+    weights: Tensor,  # [R, V] float32, not negative
+    uniform: Tensor,  # [R] float64 in [0, 1)
+) -> tuple[Tensor, Tensor]:  # [R] int64, [R] float32
+    """The token at which each row's cumulative share passes `uniform`, and its own share of the row.
+
+    In two steps, so that the vocabulary is read once and little of it summed in float64: the block of
+    tokens, then the token within it.
+    """
+    vocab = weights.shape[1]
+    whole = vocab // _BLOCK * _BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1) if whole else weights[:, :0]
+    if whole < vocab:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1)
+    block, rest, total = _pass(sums, uniform)
+    ids = block[:, None] * _BLOCK + torch.arange(min(_BLOCK, vocab), device=weights.device)
+    inside = weights.gather(-1, ids.clamp(max=vocab - 1)).masked_fill(ids >= vocab, 0)
+    place, _, _ = _pass(inside, rest)
+    tokens = block * _BLOCK + place
+    share = weights.gather(-1, tokens[:, None])[:, 0].double() / total
+    return tokens, share.float()
+
+
+def _pass(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the cumulative share passes `uniform`; how far into that entry, as a share of it; the sum.
+
+    The threshold stays under the sum, and the entry's own weight is never 0.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # The sum is not quite 1; the threshold stays under it, lest a token of probability 0 be drawn.
     threshold = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, threshold, right=True)
-    return tokens[:, 0], logps.gather(-1, tokens)[:, 0]
+    at = torch.searchsorted(cumulative, threshold, right=True)
+    own = weights.gather(-1, at).double()
+    rest = (threshold - (cumulative.gather(-1, at) - own)) / own
+    # rounding may put it a hair outside
+    return at[:, 0], rest.clamp(0, 1 - 2**-53)[:, 0], total[:, 0]

@@ -35,7 +35,8 @@ class ScriptedEngine:
     def _answer(self, prompt: Tokens, sample: int, params: SamplingParams) -> Completion:
         said = tuple(self._said(prompt, sample))
         kept = said[: params.max_new_tokens]
-        return Completion(kept, (0.0,) * len(kept), "stop" if kept == said else "length")
+        certain = (0.0,) * len(kept)
+        return Completion(kept, certain, "stop" if kept == said else "length", certain)
 
     def _said(self, prompt: Tokens, sample: int) -> Tokens:
         if not isinstance(self.script, Mapping):

@@ -1,7 +1,8 @@
 """Attention in which each branch sees its own path, plugged into Hugging Face models by name.
 
 `install(hf)` points a model at the implementation "forest". Called with a forest's layout it attends along
-paths; called without one (generation, plain use) it is transformers' own SDPA.
+paths; called with cells, which keep keys and values from call to call, they attend; called with neither
+(plain use) it is transformers' own SDPA.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,21 @@ def _scatter_add(total: Tensor, ranges: tuple[tuple[int, int], ...], x: Tensor) 
         at += b - a
 
 
+class Cells(Protocol):
+    """Keys and values that outlive a forward, and how its tokens attend to them: a decoder's."""
+
+    def attend(
+        self,
+        layer: nn.Module,
+        query: Tensor,  # [1, H, T, D]
+        key: Tensor,  # [1, G, T, D]
+        value: Tensor,  # [1, G, T, E]
+        scale: float,
+        window: int | None,
+    ) -> Tensor:  # [1, T, H, E]
+        ...
+
+
 def forest_attention(
     module: nn.Module,
     query: Tensor,  # [1, H, T, D]
@@ -121,12 +137,13 @@ def forest_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     forest: Layout | None = None,
+    cells: Cells | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The function transformers calls in every layer; `forest` arrives through the model's keyword
-    arguments.
+    """The function transformers calls in every layer; `forest` or `cells` arrives through the model's
+    keyword arguments.
     """
-    if forest is None:
+    if forest is None and cells is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -136,12 +153,27 @@ def forest_attention(
     if unknown or dropout:
         raise NotImplementedError(f"forest attention has no {', '.join(unknown) or 'dropout'}")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if cells is not None:
+        return cells.attend(module, query, key, value, scale, sliding_window), None
+    assert forest is not None
+    return along_paths(query, key, value, forest, scale, sliding_window), None
+
+
+def along_paths(
+    query: Tensor,  # [1, H, T, D]
+    key: Tensor,  # [1, G, T, D]
+    value: Tensor,  # [1, G, T, E]
+    layout: Layout,
+    scale: float,
+    window: int | None,
+) -> Tensor:  # [1, T, H, E]
+    """Attention in which each token sees its own path."""
     if query.device.type == "cuda":
-        return _flex(query, key, value, forest, scale, sliding_window), None
+        return _flex(query, key, value, layout, scale, window)
     out = PathAttention.apply(
-        query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), forest, scale, sliding_window
+        query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), layout, scale, window
     )
-    return out.unsqueeze(0), None
+    return out.unsqueeze(0)
 
 
 _UNMASKED = ContextVar("posttrain_unmasked", default=False)

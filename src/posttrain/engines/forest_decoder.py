@@ -1,0 +1,70 @@
+"""The decoder of models that run as forests: prompts are read without padding, their cache is held once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.engines.prefill import next_logits, prefill
+from posttrain.engines.shapes import filled, longest, whole_rows
+from posttrain.engines.wave import Wave
+from posttrain.models.attention import unmasked
+from posttrain.models.forward import trunk
+
+
+@final
+class ForestDecoder:
+    """Waves of rows of any lengths, entering and leaving at any time, take a token each in one forward."""
+
+    joins = True  # a wave may begin while others are under way
+
+    def __init__(self, hf: Any) -> None:
+        self.hf = hf
+        end = longest(hf)
+        self._last = None if end is None else end - 1  # rows that are over, and stay, go no further
+
+    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int]) -> tuple[Wave, Tensor]:
+        """Rows that continue prompts[slot[r]]; logits [R, V] of each row's first token."""
+        slots, hidden = prefill(self.hf, prompts)
+        rounded = filled([*range(len(prompts))], whole_rows(len(prompts)))
+        hidden = hidden.index_select(0, torch.tensor(rounded, device=hidden.device))
+        index = torch.tensor(slot, device=hidden.device)
+        logits = next_logits(self.hf, hidden).index_select(0, index)
+        return Wave(slots, slot, [slots.lengths[s] for s in slot], hidden.device), logits
+
+    def step(self, waves: Sequence[Wave], tokens: Tensor) -> Tensor:
+        """Append tokens [R] to all rows of `waves`, in order; logits [R, V] of what comes after."""
+        for wave in waves:
+            wave.begin()
+        positions = torch.cat([wave.positions for wave in waves])
+        if self._last is not None:
+            positions.clamp_(max=self._last)
+        with unmasked():
+            out = trunk(self.hf)(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                use_cache=False,
+                cells=_Together(waves),
+            )
+        for wave in waves:
+            wave.end()
+        return next_logits(self.hf, out.last_hidden_state[0])
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Attention of all waves' rows, each among its own."""
+
+    waves: Sequence[Wave]
+
+    def attend(
+        self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        sizes = [len(wave) for wave in self.waves]
+        q, k, v = (states[0].transpose(0, 1).split(sizes) for states in (query, key, value))
+        answers = [wave.attend(layer, q[i], k[i], v[i], scale, window) for i, wave in enumerate(self.waves)]
+        return (answers[0] if len(answers) == 1 else torch.cat(answers))[None]
