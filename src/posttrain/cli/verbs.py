@@ -138,12 +138,17 @@ def sample(
     prompts: Annotated[
         str | None, typer.Option("--prompts", "-p", help="Rows with prompts, of any kind.")
     ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Answers to each prompt.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Who writes: local, vllm, or {name: http, base_url: …, …}.")
+    ] = None,
     sets: SET = None,
     config: CONFIG = None,
     force: FORCE = False,
 ) -> None:
     """Let a model answer prompts."""
-    _run("sample", out, {"model": _read(model), "prompts": _read(prompts)}, config, sets, force)
+    given = {"model": _read(model), "prompts": _read(prompts), "n": n, "engine": _read(engine)}
+    _run("sample", out, given, config, sets, force)
 
 
 @command

@@ -2,47 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.common.chunks import in_chunks
 from posttrain.common.config import DataRef, Runtime
 from posttrain.common.errors import DataError
-from posttrain.common.manifest import NAME, read_manifest
 from posttrain.common.step import Step, StepContext
-from posttrain.engines.protocol import BATCH_TOKENS, Completion, Engine, SamplingParams
-from posttrain.engines.stopping import cut
+from posttrain.engines.engines import EngineField, read_engine
+from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
+from posttrain.engines.token_writer import as_response as as_response
+from posttrain.engines.token_writer import model_name as model_name
+from posttrain.engines.token_writer import respond as respond
+from posttrain.engines.writer import Job, Writer, Written
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.formats.write import line_of, write_records
-from posttrain.models.precision import Precision, pick_device, pick_dtype
-from posttrain.models.spec import ModelSpec, SpecField
+from posttrain.models.precision import Precision
+from posttrain.models.spec import SpecField
 from posttrain.records import Prompt, Provenance, Response, Samples, row_id
-
-if TYPE_CHECKING:
-    from posttrain.engines.local import LocalEngine
-    from posttrain.models.template import ChatTemplate
 
 # Responses between two saved states: what a killed run loses at most. Seeds depend on it, so a change of it
 # is a new version of the step.
 _CHUNK = 1024
+# Fields that only some engines have a use for.
+_SOME = frozenset({"model", "precision", "batch_tokens", "device"})
 
 
 class SampleConfig(SamplingParams):
     """Who answers what, and the fields of SamplingParams.
 
+    engine: "local" (in this process), "http" (an OpenAI-compatible server, which names its own model),
+    "vllm", or another one that is registered; a name, or `{name: …, settings…}`.
     model: a folder, hub id or `@step`, or a mapping (ModelSpec).
     prompts: rows with prompts, of any kind; a prompt that several rows share is asked once.
     limit: at most so many prompts, the first ones.
-    max_rejected: share of rows that may be unusable (longer than the model takes) before the step fails.
+    max_rejected: share of prompts that may get no answer at all (longer than the model takes, filtered by a
+    server) before the step fails.
     batch_tokens: bound on the tokens held in the model's cache at once (memory, not result).
     """
 
-    model: SpecField
+    engine: EngineField = Field(default_factory=partial(read_engine, "local"))
+    model: SpecField | None = None
     prompts: DataRef
     limit: int | None = Field(None, ge=1)
     max_rejected: float = Field(0.01, ge=0, le=1)
@@ -50,101 +56,99 @@ class SampleConfig(SamplingParams):
     batch_tokens: Annotated[int, Runtime(), Field(ge=1)] = BATCH_TOKENS
     device: Annotated[str, Runtime()] = "auto"
 
+    @model_validator(mode="after")
+    def _together(self) -> SampleConfig:
+        engine = self.engine.engine
+        if "model" in engine.takes and self.model is None:
+            raise ValueError(f"'model' is missing: engine {self.engine.name} needs one")
+        idle = (self.model_fields_set & _SOME) - engine.takes
+        if idle:
+            raise ValueError(f"'{min(idle)}' is set, and engine {self.engine.name} takes none; leave it out")
+        engine.check(self.params)
+        return self
+
     @property
     def params(self) -> SamplingParams:
         return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
 
 
-def respond(
-    engine: Engine,
-    template: ChatTemplate,
-    prompts: Sequence[Prompt],
-    params: SamplingParams,
-    label: str = "sample",
-) -> list[tuple[Response, ...]]:
-    """`params.n` responses to each prompt, in order, token-exact: ids, log-probs and how they ended."""
-    ids = template.prompts([prompt.messages for prompt in prompts])
-    answers = engine.generate(ids, params, label)
-    return [tuple(as_response(c, template, params.stop) for c in completions) for completions in answers]
-
-
-def as_response(completion: Completion, template: ChatTemplate, stop: Sequence[str] = ()) -> Response:
-    """The record of a completion; its text ends before the first of the stop strings."""
-    return Response(
-        text=cut(template.decode(completion.token_ids), stop),
-        token_ids=completion.token_ids,
-        logps=completion.logps,
-        finish=completion.finish,
-    )
-
-
-def model_name(spec: ModelSpec) -> str:
-    """How rows name a model: its step and key where it is an artifact, else the folder or hub id."""
-    if spec.path is None:
-        return "random weights"
-    folder = Path(spec.path)
-    if (folder / NAME).is_file():
-        manifest = read_manifest(folder)
-        return f"{manifest['step']}-{manifest['key'][:12]}"
-    if folder.is_dir():
-        return folder.resolve().name
-    return f"{spec.path}@{spec.revision}" if spec.revision else spec.path
-
-
 def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
     """Write `rows.jsonl` of Samples and `rejected.jsonl`. What a killed run finished is kept."""
+    keep = (ctx.cache or ctx.state) / "replies"
+    job = Job(cfg.model, keep, ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
         distinct = list({row.model_dump_json(): row for row in rows}.values())
-        engine = _open(cfg)
-        asked = _with_room(distinct[: cfg.limit], engine, cfg.prompts, rejects)
+        writer = cfg.engine.engine.open(job)
+        asked = _askable(distinct[: cfg.limit], writer, cfg.prompts, rejects)
+        rejects.check(cfg.max_rejected)
+        samples, missing = _collect(cfg, ctx, writer, asked, rejects)
     rejects.check(cfg.max_rejected)
-    name, params = model_name(cfg.model), cfg.params
-    size = max(_CHUNK // params.n, 1)
-
-    def work(number: int, chunk: Sequence[Prompt]) -> list[bytes]:
-        # Each chunk is a call of its own, so it needs a seed of its own.
-        seeded = params.model_copy(update={"seed": int(row_id(params.seed, number), 16)})
-        label = f"{ctx.label} {number + 1}/{-(-len(asked) // size)}" if len(asked) > size else ctx.label
-        answers = respond(engine, engine.model.template, chunk, seeded, label)
-        return [line_of(_row(p, r, name, params)) for p, r in zip(chunk, answers, strict=True)]
-
-    chunks = in_chunks(asked, size, ctx.state, work)
-    samples = [Samples.model_validate_json(line) for lines in chunks for line in lines]
+    if not samples:
+        raise DataError(f"{cfg.prompts}: not one answer to {len(asked)} prompts; see rejected.jsonl")
     write_records(ctx.out / "rows.jsonl", samples)
-    counts = {"repeated_prompts": len(rows) - len(distinct), "rejected": rejects.rejected}
-    return _summary(samples, name) | counts
+    counts: dict[str, Any] = {"repeated_prompts": len(rows) - len(distinct), "rejected": rejects.rejected}
+    counts |= {"no_answer": missing.total(), "no_answer_reasons": dict(missing.most_common(5))}
+    spent = writer.spent()
+    return _summary(samples, writer.name) | counts | ({"spent": spent} if spent else {})
 
 
-STEP = Step("sample", SampleConfig, run, version=1)
+STEP = Step("sample", SampleConfig, run, version=2)
 
 
-def _open(cfg: SampleConfig) -> LocalEngine:
-    from posttrain.engines.local import LocalEngine
-    from posttrain.models.load import load_model
-
-    device = pick_device(cfg.device)
-    model = load_model(cfg.model, dtype=pick_dtype(cfg.precision, device), device=device)
-    return LocalEngine(model, cfg.batch_tokens)
-
-
-def _with_room(prompts: Sequence[Prompt], engine: LocalEngine, source: str, rejects: Rejects) -> list[Prompt]:
-    """The prompts that leave the model room to answer; the others are rejected.
-
-    Raises DataError where there is none.
-    """
-    lengths = [len(ids) for ids in engine.model.template.prompts([prompt.messages for prompt in prompts])]
+def _askable(prompts: Sequence[Prompt], writer: Writer, source: str, rejects: Rejects) -> list[Prompt]:
+    """The prompts that the writer takes; the others are rejected. Raises DataError where there is none."""
     kept = []
-    for line, (prompt, length) in enumerate(zip(prompts, lengths, strict=True), 1):
-        if engine.max_length is not None and length >= engine.max_length:
-            reason = f"no room for an answer: {length} tokens, and the model takes {engine.max_length}"
-            rejects.add(source, line, RowError("messages", reason), prompt.model_dump(mode="json"))
+    for line, (prompt, why) in enumerate(zip(prompts, writer.turned_away(prompts), strict=True), 1):
+        if why:
+            rejects.add(source, line, RowError("messages", why), prompt.model_dump(mode="json"))
         else:
             kept.append(prompt)
     if not kept:
         raise DataError(f"{source}: no prompt to answer among {len(prompts)}; see rejected.jsonl")
     rejects.kept = len(kept)
     return kept
+
+
+def _collect(
+    cfg: SampleConfig, ctx: StepContext, writer: Writer, asked: Sequence[Prompt], rejects: Rejects
+) -> tuple[list[Samples], Counter[str]]:
+    """The rows, and why answers are missing. A prompt without any answer is rejected, one with some is not;
+    both stand in rejected.jsonl.
+    """
+    params = cfg.params
+    size = len(asked) if writer.keeps else max(_CHUNK // params.n, 1)
+
+    def work(number: int, chunk: Sequence[Prompt]) -> list[bytes]:
+        # Each chunk is a call of its own: where samples go by their place in it, it needs its own seed.
+        seed = params.seed if writer.keeps else int(row_id(params.seed, number), 16)
+        label = f"{ctx.label} {number + 1}/{-(-len(asked) // size)}" if len(asked) > size else ctx.label
+        written = writer.write(chunk, params.model_copy(update={"seed": seed}), label)
+        return [_line(p, w, writer.name, params) for p, w in zip(chunk, written, strict=True)]
+
+    chunks = in_chunks(asked, size, ctx.state, work)
+    samples: list[Samples] = []
+    missing: Counter[str] = Counter()
+    for place, (prompt, line) in enumerate(
+        zip(asked, (line for lines in chunks for line in lines), strict=True), 1
+    ):
+        why, _, row = line.partition(b"\t")
+        reasons = json.loads(why)
+        missing.update(reasons)
+        if row.strip():
+            samples.append(Samples.model_validate_json(row))
+        else:
+            rejects.kept -= 1
+        for reason in reasons if row.strip() else reasons[:1]:
+            error = RowError("responses", f"no answer: {reason}", by_choice=bool(row.strip()))
+            rejects.add(cfg.prompts, place, error, prompt.model_dump(mode="json"))
+    return samples, missing
+
+
+def _line(prompt: Prompt, written: Written, model: str, params: SamplingParams) -> bytes:
+    """Why answers are missing, and after a tab the row of those that are there, if there are any."""
+    row = line_of(_row(prompt, written.responses, model, params)) if written.responses else b"\n"
+    return json.dumps(written.missing).encode() + b"\t" + row
 
 
 def _row(prompt: Prompt, responses: tuple[Response, ...], model: str, params: SamplingParams) -> Samples:
@@ -162,16 +166,19 @@ def _row(prompt: Prompt, responses: tuple[Response, ...], model: str, params: Sa
 
 
 def _summary(rows: Sequence[Samples], model: str) -> dict[str, Any]:
-    """What the answers are like. cut_off: how many never came to their end."""
+    """What the answers are like. cut_off: how many never came to their end. tokens: None where an engine
+    gives texts alone.
+    """
     responses = [response for row in rows for response in row.responses]
-    tokens = sum(len(response.token_ids or ()) for response in responses)
+    lengths = [len(response.token_ids) for response in responses if response.token_ids is not None]
+    tokens = sum(lengths) if len(lengths) == len(responses) else None
     ended = Counter(response.finish for response in responses)
     return {
         "model": model,
         "prompts": len(rows),
         "responses": len(responses),
         "tokens": tokens,
-        "mean_tokens": tokens / len(responses) if responses else None,
+        "mean_tokens": None if tokens is None else tokens / len(responses),
         "stopped": ended["stop"],
         "cut_off": ended["length"],
         "distinct_responses": sum(len({response.text for response in row.responses}) for row in rows),
