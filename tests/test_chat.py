@@ -118,6 +118,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program():
 def test_a_mistake_is_said_and_the_talk_goes_on(line, hint):
     conversation, out, hints = converse(line, "hello")
     assert hint in hints
+    assert "Value error" not in hints
     assert out.strip() == "answer 1"
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
 

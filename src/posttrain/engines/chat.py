@@ -14,6 +14,7 @@ from posttrain.common.config import Config, parse
 from posttrain.common.errors import PosttrainError
 from posttrain.engines.conversation import Conversation
 from posttrain.engines.protocol import SamplingParams
+from posttrain.formats.rejects import row_error
 from posttrain.models.precision import Precision, pick_device, pick_dtype
 from posttrain.models.spec import SpecField
 
@@ -78,7 +79,7 @@ def talk(conversation: Conversation, lines: Iterable[str], out: IO[str], hints: 
             if answer is not None:
                 _say(conversation, answer, out, hints)
         except ValidationError as e:
-            hints.write(f"{e.errors()[0]['msg']}\n")
+            hints.write(f"{row_error(e).reason}\n")
         except (PosttrainError, ValueError) as e:
             hints.write(f"{e}\n")
         hints.flush()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.common.errors import PosttrainError
+from posttrain.feedback.best_of_n import best_index
 from posttrain.feedback.judge import Judge, PairJudge, Verdict
 from posttrain.feedback.pairing import Candidate, Group, Pair, by_preference, by_score, judgeable, to_compare
-from posttrain.feedback.verdict_rows import comparison, rating
+from posttrain.feedback.verdict_rows import comparison, demonstration, rating
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.records import Prompt, Row, row_id
 
@@ -41,15 +42,26 @@ def ratings(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Cou
 
 def by_scoring(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]) -> list[Row]:
     """Comparisons by the scores of each response."""
-    fields = [judgeable(group, counts) for group in groups]
-    asked = [(group.prompt, c) for group, field in zip(groups, fields, strict=True) for c in field]
-    verdicts = iter(_verdicts(cfg, judge, asked))
     made: list[Row] = []
-    for group, field in zip(groups, fields, strict=True):
-        said = [next(verdicts) for _ in field]
-        counts.update(WHY + verdict.reason for verdict in said if verdict.score is None)
+    for group, field, said in _scored(cfg, judge, groups, counts):
         found = by_score(field, said, cfg.pairs, cfg.min_gap, _rng(cfg, group), counts)
         made += _rows(cfg, group, found, counts)
+    return made
+
+
+def by_choosing(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]) -> list[Row]:
+    """The best response to each prompt; prompts without a score, or with too low a one, are counted."""
+    made: list[Row] = []
+    for group, field, said in _scored(cfg, judge, groups, counts):
+        counts["no_answer"] += sum(verdict.score is None for verdict in said)
+        best = best_index(said, _rng(cfg, group))
+        score = None if best is None else said[best].score
+        if best is None or score is None:
+            counts["unscored_prompts"] += 1
+        elif cfg.min_score is not None and score < cfg.min_score:
+            counts["below_min_score"] += 1
+        else:
+            made.append(demonstration(group.prompt, field[best], cfg.judge.label, cfg.aspect, len(field)))
     return made
 
 
@@ -81,6 +93,19 @@ def by_comparing(
 def _rows(cfg: JudgeConfig, group: Group, pairs: Sequence[Pair], counts: Counter[str]) -> list[Row]:
     counts["unpaired"] += not pairs
     return [comparison(group.prompt, pair, cfg.judge.label, cfg.aspect) for pair in pairs]
+
+
+def _scored(
+    cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]
+) -> Iterator[tuple[Group, list[Candidate], list[Verdict]]]:
+    """Each group with those of its responses that can be judged, and what the judge says of them."""
+    fields = [judgeable(group, counts) for group in groups]
+    asked = [(group.prompt, c) for group, field in zip(groups, fields, strict=True) for c in field]
+    verdicts = iter(_verdicts(cfg, judge, asked))
+    for group, field in zip(groups, fields, strict=True):
+        said = [next(verdicts) for _ in field]
+        counts.update(WHY + verdict.reason for verdict in said if verdict.score is None)
+        yield group, field, said
 
 
 def _verdicts(cfg: JudgeConfig, judge: Judge, asked: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:

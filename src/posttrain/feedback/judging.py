@@ -1,4 +1,6 @@
-"""The `judge` step: a judge scores or compares responses, and its verdicts become comparisons or ratings."""
+"""The `judge` step: a judge scores or compares responses; of its verdicts come comparisons, ratings or the
+best responses to learn from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.files import atomic
 from posttrain.common.progress import progress
 from posttrain.common.step import Step, StepContext
-from posttrain.feedback.asking import WHY, by_comparing, by_scoring, ratings
+from posttrain.feedback.asking import WHY, by_choosing, by_comparing, by_scoring, ratings
 from posttrain.feedback.judge import Judge, PairJudge
 from posttrain.feedback.judges import JudgeField
 from posttrain.feedback.pairing import Group, Pairs
@@ -30,33 +32,43 @@ from posttrain.records import Row
 _CHUNK = 256
 
 
+_IDLE = {
+    "comparisons": {"min_score"},
+    "ratings": {"pairs", "min_gap", "min_score", "aspect"},
+    "demonstrations": {"pairs", "min_gap"},
+}
+
+
 class JudgeConfig(Config):
     """Who judges what, and what becomes of it.
 
     data: samples (those of one prompt are judged together, also from several files), comparisons (judged
     anew), demonstrations or ratings. judge: a name, or `{name: …, settings…}`.
-    to: "comparisons" or "ratings". pairs: the best against the worst by score; all of them; or two at random.
-    With "all" and "random" a judge that can compare does so; otherwise, and for one aspect, scores decide.
+    to: "comparisons", "ratings", or "demonstrations": the best response to each prompt, to learn from it
+    (rejection sampling). min_score: what the best must have at least to become a demonstration.
+    pairs: the best against the worst by score; all of them; or two at random. With "all" and "random" a judge
+    that can compare does so; otherwise, and for one aspect, scores decide.
     min_gap: difference of scores, or of the two probabilities, that a pair needs at least.
     aspect: "overall", or a part of the judge's verdicts to go by.
-    seed: of random pairs and of which response a judge sees first.
+    seed: of random pairs, of which response a judge sees first, and of which is best among equals.
     max_rejected: share of rows that may be unreadable before the step fails.
     """
 
     data: DataRef | list[DataRef]
     judge: JudgeField
-    to: Literal["comparisons", "ratings"] = "comparisons"
+    to: Literal["comparisons", "ratings", "demonstrations"] = "comparisons"
     pairs: Pairs = "best_worst"
     min_gap: float = Field(0.0, ge=0)
+    min_score: float | None = None
     aspect: str = "overall"
     seed: int = 0
     max_rejected: float = Field(0.01, ge=0, le=1)
 
     @model_validator(mode="after")
     def _used(self) -> JudgeConfig:
-        idle = {"pairs", "min_gap", "aspect"} & self.model_fields_set
-        if self.to == "ratings" and idle:
-            raise ValueError(f"'{min(idle)}' is set, but ratings make no pairs; leave it out")
+        idle = _IDLE[self.to] & self.model_fields_set
+        if idle:
+            raise ValueError(f"'{min(idle)}' is set, but {self.to} make no use of it; leave it out")
         return self
 
 
@@ -100,8 +112,8 @@ def _opened(cfg: JudgeConfig) -> Judge | PairJudge:
     judge = cfg.judge.open()
     if isinstance(judge, Judge) or _compares(cfg, judge):
         return judge
-    if cfg.to == "ratings":
-        raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so it gives no ratings")
+    if cfg.to != "comparisons":
+        raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so it gives no {cfg.to}")
     raise ConfigError(
         f"judge '{cfg.judge.name}' compares and does not score: set pairs to all or random, without an aspect"
     )
@@ -115,7 +127,7 @@ def _judge_chunk(
     if _compares(cfg, judge):
         made = by_comparing(cfg, cast(PairJudge, judge), groups, counts)
     else:
-        ask = ratings if cfg.to == "ratings" else by_scoring
+        ask = {"ratings": ratings, "comparisons": by_scoring, "demonstrations": by_choosing}[cfg.to]
         made = ask(cfg, cast(Judge, judge), groups, counts)
     counts[cfg.to] = len(made)
     return [json.dumps(counts).encode() + b"\n", *map(line_of, made)]
@@ -126,6 +138,8 @@ def _summary(cfg: JudgeConfig, counts: Counter[str]) -> dict[str, Any]:
     names = ["prompts", "responses", cfg.to, "cut_off", "no_answer", "rejected"]
     if cfg.to == "comparisons":
         names += ["ties", "too_close", "identical", "unpaired"]
+    if cfg.to == "demonstrations":
+        names += ["identical", "unscored_prompts", "below_min_score"]
     why = Counter({k.removeprefix(WHY): n for k, n in counts.items() if k.startswith(WHY)})
     return (
         {"judge": cfg.judge.label}

@@ -1,4 +1,4 @@
-"""Rows in, rows out, of the `judge` step: what there is to judge, and verdicts as comparisons and ratings."""
+"""Rows in, rows out, of the `judge` step: what there is to judge, and verdicts as other rows."""
 
 from __future__ import annotations
 
@@ -71,6 +71,22 @@ def comparison(prompt: Prompt, pair: Pair, judge: str, aspect: str) -> Compariso
         probability=pair.probability,
         aspect=aspect,
         judge=judge,
+    )
+
+
+def demonstration(prompt: Prompt, best: Candidate, judge: str, aspect: str, of: int) -> Demonstration:
+    """of: among how many responses that could be judged it is the best."""
+    by = judge if aspect == "overall" else f"{judge}, {aspect}"
+    makers = {"response": best.maker, "choice": f"best of {of} by {by}"}
+    return Demonstration(
+        provenance=_provenance(
+            row_id(prompt.provenance.id, judge, aspect, best.row, best.response.text),
+            prompt,
+            makers,
+            best.row,
+        ),
+        prompt=prompt,
+        response=best.response,
     )
 
 

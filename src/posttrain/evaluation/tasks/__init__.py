@@ -11,6 +11,7 @@ from posttrain.common.config import Config, parse
 from posttrain.common.errors import ConfigError
 from posttrain.common.registry import resolve
 from posttrain.evaluation.task import TaskConfig
+from posttrain.evaluation.tasks.best_of_n import BestOfN
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
@@ -19,6 +20,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "heldout_loss": HeldoutLoss,
     "pair_accuracy": PairAccuracy,
     "judged": Judged,
+    "best_of_n": BestOfN,
 }
 
 
