@@ -157,9 +157,9 @@ class LocalEngine:
         stops = StopStrings(self.model, params.stop)
         parties: list[_Party] = []
         while waiting or parties:
-            entering = waiting.admit(sum(party.held for party in parties)) if waiting else []
-            if entering:
-                parties.append(self._begin(decoder, entering, prompts, limits, params))
+            held = sum(party.held for party in parties)
+            for names in waiting.admit(held) if waiting else []:
+                parties.append(self._begin(decoder, names, prompts, limits, params))
             going: list[_Party] = []
             tokens: list[Tensor] = []
             for party in parties:

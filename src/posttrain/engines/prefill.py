@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posttrain.engines.shapes import STEP, filled, whole_rows
+from posttrain.engines.shapes import filled, whole_rows, whole_tokens
 from posttrain.models.attention import along_paths, unmasked
 from posttrain.models.forest import Branch, Forest, paths_of, plant, tree_of
 from posttrain.models.forward import causal_lm, trunk
@@ -33,7 +33,7 @@ class Slots:
     @property
     def width(self) -> int:
         """Tokens a slot has room for (P)."""
-        return -(-max(self.lengths) // STEP) * STEP
+        return whole_tokens(max(self.lengths))
 
     def select(self, kept: list[int], device: torch.device) -> None:
         """Keep these slots, in this order."""

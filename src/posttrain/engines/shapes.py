@@ -16,6 +16,11 @@ def whole_rows(rows: int) -> int:
     return -(-rows // 16) * 16 if rows > 8 else 1 << max(rows - 1, 0).bit_length()
 
 
+def whole_tokens(tokens: int) -> int:
+    """Places to hold for so many tokens that are wanted."""
+    return -(-tokens // STEP) * STEP
+
+
 def longest(hf: Any) -> int | None:
     """Tokens that a model has positions for; None where it knows no end."""
     return getattr(hf.config.get_text_config(), "max_position_embeddings", None)

@@ -6,11 +6,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from posttrain.engines.shapes import whole_rows, whole_tokens
+
 Name = tuple[int, int]  # prompt, sample
 
 # A wave enters once this share of the cache is free: many small ones would each cost a prefill and products
 # of their own.
 _ENTER = 1 / 4
+# What a row costs a step, and what a wave of its own does, in tokens of a prompt that its samples attend to.
+_ROW, _WAVE = 128, 1024
 
 
 class Waiting(Protocol):
@@ -18,8 +22,8 @@ class Waiting(Protocol):
 
     def __bool__(self) -> bool: ...
 
-    def admit(self, held: int) -> list[Name]:
-        """Which begin now, beside `held` tokens in the cache; none where there is no room yet."""
+    def admit(self, held: int) -> list[list[Name]]:
+        """Which begin now, wave by wave, beside `held` tokens in the cache; none while there is no room."""
         ...
 
 
@@ -39,7 +43,7 @@ class SharedPrompts:
     def __bool__(self) -> bool:
         return bool(self._queue)
 
-    def admit(self, held: int) -> list[Name]:
+    def admit(self, held: int) -> list[list[Name]]:
         room = self.batch_tokens - held
         if held and room < self.batch_tokens * _ENTER:
             return []
@@ -55,13 +59,38 @@ class SharedPrompts:
             if first + count < self.samples:
                 self._queue.appendleft((i, first + count))
                 break
-        return chosen
+        return alike(chosen, self.lengths)
 
     def _fitting(self, i: int, wanted: int, room: int, alone: bool) -> int:
         """How many of a prompt's samples may begin: all or none, but for those that never fit together."""
         if self.lengths[i] + wanted * self.limits[i] <= room:
             return wanted
         return min(wanted, max((room - self.lengths[i]) // self.limits[i], 1)) if alone else 0
+
+
+def alike(names: Sequence[Name], lengths: Sequence[int]) -> list[list[Name]]:
+    """Cut samples into waves whose prompts are of like length, for a wave's slots are all as wide as its
+    longest prompt: the cheapest cut, by dynamic programming over widths.
+    """
+    by_width: dict[int, list[Name]] = {}
+    for name in sorted(names, key=lambda name: -lengths[name[0]]):
+        by_width.setdefault(whole_tokens(lengths[name[0]]), []).append(name)
+    widths = list(by_width)  # falling
+    best, cut = [0.0], [0]  # of the first k widths
+    for k in range(1, len(widths) + 1):
+        costs = []
+        for first in range(k):
+            wave = [name for width in widths[first:k] for name in by_width[width]]
+            slots = whole_rows(len({i for i, _ in wave}))
+            costs.append(best[first] + slots * widths[first] + _ROW * whole_rows(len(wave)) + _WAVE)
+        best.append(min(costs))
+        cut.append(costs.index(best[-1]))
+    waves: list[list[Name]] = []
+    k = len(widths)
+    while k:
+        waves.append([name for width in widths[cut[k] : k] for name in by_width[width]])
+        k = cut[k]
+    return waves[::-1]
 
 
 class PaddedBatches:
@@ -78,8 +107,8 @@ class PaddedBatches:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def admit(self, held: int) -> list[Name]:
-        return [] if held else self._batches.popleft()
+    def admit(self, held: int) -> list[list[Name]]:
+        return [] if held else [self._batches.popleft()]
 
 
 def _batches(
