@@ -24,12 +24,14 @@ from posttrain.engines import retrying
 from posttrain.engines.budget import Budget, Meter
 from posttrain.engines.chat_replies import NoReply, Reply, from_json, to_json
 from posttrain.engines.engines import read_engine
-from posttrain.engines.openai_client import ChatClient, OutOfBudget, Request, Server, ServerError
+from posttrain.engines.openai_client import ChatClient
 from posttrain.engines.reply_cache import Spent
 from posttrain.engines.retrying import _backoff, _retry_after
 from posttrain.engines.sample import STEP, SampleConfig
+from posttrain.engines.server import OutOfBudget, Request, Server, ServerError
 from posttrain.flow.fingerprint import Outsiders, fingerprint
 from posttrain.flow.hashing import Hasher
+from posttrain.flow.oneoff import run_into
 from posttrain.formats.write import write_records
 from posttrain.records import ImagePart, Message, Prompt, Provenance, Samples, TextPart
 
@@ -299,6 +301,25 @@ def test_a_budget_in_tokens_is_a_ceiling_and_raising_it_goes_on(tmp_path):
     assert (summary["spent"]["answers_paid"], summary["spent"]["cache_hits"]) == (8, 4)
 
 
+def test_a_command_that_ran_out_of_budget_goes_on_in_its_folder(tmp_path):
+    """With `--out`, a higher budget and another address are the same run: it resumes, and ends as a hit."""
+
+    def say(body):
+        return completion("fine", tokens=50, prompt=100)
+
+    with serving(say) as (url, seen):
+        with pytest.raises(OutOfBudget):
+            run_into(STEP, config(tmp_path, url, engine={"budget": {"tokens": 500}}), tmp_path / "made")
+        assert len(seen.bodies) == 2
+    with serving(say) as (url, seen):
+        done = run_into(STEP, config(tmp_path, url, engine={"budget": {"tokens": 9000}}), tmp_path / "made")
+        assert done.summary["spent"]["cache_hits"] == 2
+        assert len(seen.bodies) == 2
+        run_into(STEP, config(tmp_path, url, engine={"concurrency": 1}), tmp_path / "made")
+        assert len(seen.bodies) == 2
+    assert not (tmp_path / "made" / "state").exists()
+
+
 def test_a_budget_in_money(tmp_path):
     prices = {"usd_per_million_input": 1.0, "usd_per_million_output": 10.0}
     assert Budget(usd=1, **prices).money(500_000, 20_000) == pytest.approx(0.5 + 0.2)
@@ -424,10 +445,11 @@ def test_token_ids_and_logprobs_travel_where_the_server_gives_them(tmp_path):
         assert seen.bodies[0]["return_token_ids"] is seen.bodies[0]["logprobs"] is True
         _, rows = run(tmp_path / "b", url)
         assert rows[0].responses[0].token_ids is None
+        for said, known in (("model", (None, (-0.5, -1.5))), ("sampled", ((-0.5, -1.5), None))):
+            _, rows = run(tmp_path / said, url, engine={"token_ids": said}, temperature=0.7)
+            assert (rows[0].responses[0].logps, rows[0].responses[0].model_logps) == known
     with serving() as (url, _), pytest.raises(ServerError, match="gives no token ids"):
         run(tmp_path / "c", url, engine={"token_ids": "model"})
-    with pytest.raises(ConfigError, match="not those of what is sampled from"):
-        config(tmp_path, "http://a/v1", engine={"token_ids": "model"}, temperature=0.7)
 
 
 def test_images_are_sent_as_data_and_files_are_turned_away(tmp_path):

@@ -131,6 +131,16 @@ def test_respond_asks_the_templates_prompt_and_cuts_text_at_a_stop_string():
     assert found[0][0].finish == "stop"
 
 
+def test_the_models_own_logprobs_are_kept_where_they_are_others():
+    template = ChatTemplate(tiny_tokenizer(), "chatml")
+    same = as_response(Completion((5,), (-1.0,), "stop", (-1.0,)), template)
+    other = as_response(Completion((5,), (-1.0,), "stop", (-2.0,)), template)
+    assert (same.logps, same.model_logps) == ((-1.0,), None)
+    assert (other.logps, other.model_logps) == ((-1.0,), (-2.0,))
+    with pytest.raises(ValueError, match="model_logps and token_ids differ in length"):
+        Response(text="a", token_ids=(5,), model_logps=(-1.0, -2.0))
+
+
 def test_a_model_may_say_half_a_character():
     template = ChatTemplate(tiny_tokenizer(), "chatml")
     half = template.tokenizer("ä", add_special_tokens=False)["input_ids"][:1]

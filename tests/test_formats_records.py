@@ -70,7 +70,8 @@ def responses(draw: Any) -> Response:
         return Response(text=draw(WORDS), finish=draw(st.sampled_from([None, "stop", "length"])))
     ids = draw(st.lists(IDS, min_size=1, max_size=4))
     logps = draw(st.none() | st.lists(REAL, min_size=len(ids), max_size=len(ids)).map(tuple))
-    return Response(text=draw(ANY), token_ids=tuple(ids), logps=logps)
+    model_logps = draw(st.none() | st.lists(REAL, min_size=len(ids), max_size=len(ids)).map(tuple))
+    return Response(text=draw(ANY), token_ids=tuple(ids), logps=logps, model_logps=model_logps)
 
 
 def differ(row: dict[str, Any]) -> bool:

@@ -146,19 +146,24 @@ class Response(Record):
 
     finish: "stop" (the writer ended it, the stop token is among token_ids), "length" (cut off), None
     (unknown or written by hand).
-    logps: natural-log probability of each token under the distribution it was sampled from.
+    logps: natural-log probability of each token under the distribution it was sampled from. model_logps: of
+    the same tokens under the model itself, without temperature and filters; None where that is not known, or
+    is no other than logps.
     """
 
     text: str
     token_ids: tuple[int, ...] | None = None
     logps: tuple[float, ...] | None = None
     finish: Literal["stop", "length"] | None = None
+    model_logps: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Response:
         check_text_or_sampled(self)
-        if self.logps is not None and len(self.logps) != len(self.token_ids or ()):
-            raise ValueError("logps and token_ids differ in length")
+        for name in ("logps", "model_logps"):
+            found = getattr(self, name)
+            if found is not None and len(found) != len(self.token_ids or ()):
+                raise ValueError(f"{name} and token_ids differ in length")
         return self
 
 

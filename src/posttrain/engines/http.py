@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from posttrain.common.config import Runtime
 from posttrain.engines.chat_replies import NoReply, Reply
-from posttrain.engines.openai_client import ChatClient, Request, Server, ServerError
+from posttrain.engines.openai_client import ChatClient
 from posttrain.engines.protocol import SamplingParams
+from posttrain.engines.server import Request, Server, ServerError
 from posttrain.engines.stopping import cut
 from posttrain.engines.writer import Job, Writer, Written
 from posttrain.records import ImagePart, Message, Prompt, Response, prompt_key, row_id
@@ -26,10 +27,10 @@ class Http(Server):
     extensions: which sampling fields beyond OpenAI's interface the server understands. length_field: the name
     under which it takes `max_new_tokens`; one that it ignored is noticed. send_seed: give each request a seed
     made of the step's (a server may still draw otherwise). token_ids: ask for the ids and log-probs of what
-    was sampled, as vLLM's server gives them, and say what its log-probs are of: "model" (its default), which
-    only at temperature 1 without filters is what was sampled from, or "sampled" (started with
-    `--logprobs-mode processed_logprobs`). The ids are of the server's tokenizer and win over the text, so ask
-    for them only where the model that will learn from them has the same one.
+    was sampled, as vLLM's server gives them, and say what its log-probs are of: "model" (its default), or
+    "sampled", the distribution after temperature and filters (`--logprobs-mode processed_logprobs`). The ids
+    are of the server's tokenizer and win over the text, so ask for them only where the model that will learn
+    from them has the same one.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()
@@ -49,13 +50,6 @@ class Http(Server):
                     f"'{name}' is not part of OpenAI's interface and a server may ignore it; if this one "
                     f"knows it, set engine.extensions: [{name}]"
                 )
-        as_model = params.temperature == 1 and not (params.top_k or params.min_p or (params.top_p or 1) < 1)
-        if self.token_ids == "model" and not as_model:
-            raise ValueError(
-                "engine.token_ids: model gives log-probs that are not those of what is sampled from, unless "
-                "temperature is 1 and there is no top_k, top_p or min_p; start the server with "
-                "`--logprobs-mode processed_logprobs` and say `sampled`"
-            )
 
     def open(self, job: Job) -> Writer:
         """See `EngineConfig`."""
@@ -127,13 +121,18 @@ class HttpWriter:
             )
         try:
             return Response(
-                text=cut(reply.text, params.stop),
-                token_ids=reply.token_ids if self.cfg.token_ids else None,
-                logps=reply.logps if self.cfg.token_ids else None,
-                finish=reply.finish,
+                text=cut(reply.text, params.stop), finish=reply.finish, **self._tokens(reply, params)
             )
         except ValidationError as e:
             return str(e.errors()[0].get("ctx", {}).get("error", e.errors()[0]["msg"]))
+
+    def _tokens(self, reply: Reply, params: SamplingParams) -> dict[str, Any]:
+        """Ids and log-probs as a record has them: at temperature 1, unfiltered, the two kinds are one."""
+        if self.cfg.token_ids is None:
+            return {}
+        same = params.temperature == 1 and not (params.top_k or params.min_p or (params.top_p or 1) < 1)
+        name = "logps" if same or self.cfg.token_ids == "sampled" else "model_logps"
+        return {"token_ids": reply.token_ids, name: reply.logps}
 
 
 def _has_file(prompt: Prompt) -> bool:

@@ -89,6 +89,7 @@ def as_response(completion: Completion, template: ChatTemplate, stop: Sequence[s
         token_ids=completion.token_ids,
         logps=completion.logps,
         finish=completion.finish,
+        model_logps=None if completion.model_logps == completion.logps else completion.model_logps,
     )
 
 

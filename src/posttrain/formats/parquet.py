@@ -117,7 +117,13 @@ def schema() -> pa.Schema:
     messages = pa.list_(pa.struct({"role": text, "content": text, "parts": pa.list_(part)}))
     asked = {"messages": messages, "reference": text, "tags": pa.map_(text, text)}
     response = pa.struct(
-        {"text": text, "token_ids": pa.list_(whole), "logps": pa.list_(real), "finish": text}
+        {
+            "text": text,
+            "token_ids": pa.list_(whole),
+            "logps": pa.list_(real),
+            "finish": text,
+            "model_logps": pa.list_(real),
+        }
     )
     columns = {
         "kind": text,

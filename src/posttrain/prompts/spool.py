@@ -97,7 +97,7 @@ def lengths(row: Row) -> tuple[int, int]:
 
 # Who made a row and what it was measured with does not make it another row.
 _BESIDE = {"provenance", "tags"}
-_MEASURED = {"logps", "finish"}
+_MEASURED = {"logps", "model_logps", "finish"}
 _NOT_CONTENT: Any = {
     "provenance": True,
     "tags": True,
