@@ -17,6 +17,7 @@ from posttrain.models.attention import PathAttention, install
 from posttrain.models.forest import Branch, pack, paths_of, plant, tree_of
 from posttrain.models.forward import ENTROPY, LOGPS, SCORES, VALUES, forward, score_trees
 from posttrain.models.layout import visible
+from posttrain.models.logprobs import HeadLogps, from_logits
 from posttrain.models.selfcheck import check_forest
 
 ALL = frozenset({LOGPS, ENTROPY, SCORES, VALUES})
@@ -47,6 +48,8 @@ def model_of(hf):
         hf=hf,
         forest=True,
         lm_head=True,
+        critic=None,
+        adapters=None,
         reward_head=torch.nn.Linear(width, 3, bias=False),
         value_head=torch.nn.Linear(width, 1, bias=False),
     )
@@ -275,3 +278,25 @@ def test_the_first_token_cannot_be_wanted():
 
 def test_every_tiny_architecture_is_either_forest_or_fallback():
     assert set(ARCHS) == {*FOREST_ARCHS, *FALLBACK_ARCHS}
+
+
+@pytest.mark.parametrize("entropies", [False, True])
+def test_temperature_divides_the_logits(entropies):
+    """Value and gradients against plain autograd in float64."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 40)
+    hidden, targets = torch.randn(9, 16), torch.randint(0, 40, (9,))
+    upstream, other = torch.randn(9), torch.randn(9)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        h = hidden.to(dtype, copy=True).requires_grad_()
+        w, b = (x.detach().to(dtype, copy=True).requires_grad_() for x in (head.weight, head.bias))
+        if dtype == torch.float32:
+            logps, entropy = HeadLogps.apply(h, w, b, targets, entropies, 0.7)
+        else:
+            logps, entropy = from_logits((h @ w.t() + b) / 0.7, targets)
+        total = (logps * upstream).sum() + ((entropy * other).sum() if entropies else 0)
+        total.backward()
+        found.append([logps.detach(), h.grad, w.grad, b.grad])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected.float(), rtol=1e-4, atol=1e-5)

@@ -4,18 +4,15 @@ cannot either.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from kills import kill_proof
 from safetensors.torch import load_file
 from tiny import tiny_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -278,9 +275,9 @@ def test_reward_heads_compute_in_float32_beside_a_bf16_trunk(home, tmp_path, mon
 
     seen = []
 
-    def spy(model, forest, needs, inner=fit.forward):
+    def spy(model, forest, needs, temperature, inner=fit.forward):
         seen.append((model.reward_head.weight.dtype, next(model.hf.parameters()).dtype))
-        return inner(model, forest, needs)
+        return inner(model, forest, needs, temperature)
 
     monkeypatch.setattr(fit, "forward", spy)
     train(home, tmp_path, {"name": "reward"}, "pairs.jsonl", steps=1, precision="bfloat16")
@@ -330,7 +327,7 @@ def test_a_nan_stops_before_the_weights_are_touched(home, tmp_path, monkeypatch)
     monkeypatch.setitem(
         __import__("posttrain.training.methods", fromlist=["METHODS"]).METHODS,
         "sft",
-        type(sft.METHOD)(sft.SFT, sft.METHOD.data, sft.METHOD.needs, sft.METHOD.encode, poisoned),
+        dataclasses.replace(sft.METHOD, loss=poisoned),
     )
     with pytest.raises(TrainingError, match="the loss is nan at step 3"):
         train(home, tmp_path, {"name": "sft"}, "demos.jsonl", steps=9)
@@ -391,79 +388,16 @@ def test_tensorboard_gets_the_metrics(home, tmp_path):
     )
 
 
-SCRIPT = """
-import sys, json
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from posttrain.common.config import parse
-from posttrain.common.step import StepContext
-from posttrain.training.train import STEP, TrainConfig
-cfg, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-STEP.run(parse(TrainConfig, cfg, "kill"), StepContext(out, out / "state", "kill"))
-"""
-
-
-def start(cfg, out):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, json.dumps(cfg), str(out)], env=env, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for_progress(process, checkpoint):
-    """True once the process has written a checkpoint of its own, False where it ended before."""
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    while process.poll() is None:
-        if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
-            return True
-        time.sleep(0.005)
-    return False
-
-
-def kill_proof(home, tmp_path, fields, kills, seed):
-    """Train once undisturbed, once under SIGKILLs at random instants; the weights must be equal to the
-    bit.
-    """
-    cfg = {
-        "model": str(home / "base"), "checkpoint_seconds": 0.001, "seed": 3, **fields,
-        "optimizer": {"lr": 1e-3, "ema": 0.9},
-    }  # fmt: skip
-    assert start(cfg, tmp_path / "calm").wait() == 0
-    rng = random.Random(seed)
-    killed = 0
-    while True:
-        process = start(cfg, tmp_path / "killed")
-        if killed < kills and wait_for_progress(process, tmp_path / "killed/state/checkpoint.pt"):
-            time.sleep(rng.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
-            if process.returncode != 0:
-                continue
-        assert process.wait() == 0, process.stderr.read()
-        break
-    calm, hit = (load_file(tmp_path / name / "model/model.safetensors") for name in ("calm", "killed"))
-    assert calm.keys() == hit.keys()
-    assert all(torch.equal(calm[k], hit[k]) for k in calm)
-    timing = {"seconds", "tokens_per_second", "memory_mb"}
-    lines = [
-        [{k: v for k, v in m.items() if k not in timing} for m in metrics(tmp_path / n)]
-        for n in ("calm", "killed")
-    ]
-    assert lines[0] == lines[1]
-    assert not list((tmp_path / "killed").glob(".*tmp*/manifest.json"))
-    return killed
-
-
 def test_killed_training_continues_to_the_same_bits(home, tmp_path):
     fields = {
         "method": {"name": "dpo"},
+        "model": str(home / "base"),
         "data": str(home / "pairs.jsonl"),
         "epochs": 60,
         "heldout": 0.2,
         "evaluate_every": 20,
     }
-    assert kill_proof(home, tmp_path, fields, kills=3, seed=1) >= 1
+    assert kill_proof(tmp_path, fields, kills=3, seed=1) >= 1
 
 
 @pytest.mark.slow
@@ -473,13 +407,14 @@ def test_killed_many_times(home, tmp_path, seed):
     name, data = methods[seed % 3]
     fields = {
         "method": {"name": name},
+        "model": str(home / "base"),
         "data": str(home / data),
         "epochs": 100,
         "precision": ["bfloat16", "float32"][seed % 2],
     }
     if seed % 2:
         fields["model"] = {"path": str(home / "base"), "lora": {"rank": 4, "dropout": 0.2}}
-    assert kill_proof(home, tmp_path, fields, kills=10, seed=seed) >= 3
+    assert kill_proof(tmp_path, fields, kills=10, seed=seed) >= 3
 
 
 def test_no_state_of_another_machine_is_needed(home, tmp_path):

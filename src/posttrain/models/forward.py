@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from posttrain.models.attention import unmasked
 from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
 from posttrain.models.layout import STEP
 from posttrain.models.logprobs import from_logits, token_logps
+from posttrain.models.lora import using
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
@@ -36,16 +37,25 @@ class Output:
     scores: Tensor | None = None
 
 
-def forward(model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS})) -> Output:
+def forward(
+    model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS}), temperature: float = 1.0
+) -> Output:
     """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same
-    result).
+    result). temperature: logits are divided by it. A model with a critic leaves the values to it.
     """
+    if VALUES in needs and model.critic is not None:
+        values = forward(model.critic, forest, frozenset({VALUES})).values
+        others = needs - {VALUES}
+        out = forward(model, forest, others, temperature) if others else Output()
+        return replace(out, values=values)
     if not model.lm_head and (LOGPS in needs or ENTROPY in needs):
         raise ConfigError(f"{model.source} is a reward model saved without an LM head: it has no log-probs")
-    return by_forest(model, forest, needs) if model.forest else by_rows(model, forest, needs)
+    run = by_forest if model.forest else by_rows
+    with using(model.hf, model.adapters):
+        return run(model, forest, needs, temperature)
 
 
-def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
+def by_forest(model: Model, forest: Forest, needs: frozenset[str], temperature: float = 1.0) -> Output:
     """All branches at once, shared tokens once."""
     with unmasked():
         hidden = trunk(model.hf)(
@@ -56,7 +66,7 @@ def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
         ).last_hidden_state[0]
     logps = entropy = None
     if LOGPS in needs or ENTROPY in needs:
-        logps, entropy = _token_logps(model, hidden, forest, ENTROPY in needs)
+        logps, entropy = _token_logps(model, hidden, forest, ENTROPY in needs, temperature)
     return Output(
         logps,
         entropy,
@@ -66,7 +76,7 @@ def by_forest(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
 
 
 def _token_logps(
-    model: Model, hidden: Tensor, forest: Forest, entropies: bool
+    model: Model, hidden: Tensor, forest: Forest, entropies: bool, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs and entropies of the wanted tokens from all hidden states [T, H]; their number is rounded
     up.
@@ -79,6 +89,7 @@ def _token_logps(
         nn.functional.pad(forest.targets, extra),
         entropies=entropies,
         softcap=getattr(causal_lm(model.hf).config.get_text_config(), "final_logit_softcapping", None),
+        temperature=temperature,
     )
     return logps[:count], None if entropy is None else entropy[:count]
 
@@ -100,7 +111,7 @@ def trunk(hf: Any) -> Any:
     return causal_lm(hf).base_model
 
 
-def by_rows(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
+def by_rows(model: Model, forest: Forest, needs: frozenset[str], temperature: float = 1.0) -> Output:
     """The dense fallback: each branch a row of its own through the model's own forward."""
     logps: dict[int, Tensor] = {}
     entropy: dict[int, Tensor] = {}
@@ -113,7 +124,7 @@ def by_rows(model: Model, forest: Forest, needs: frozenset[str]) -> Output:
         if fresh and (LOGPS in needs or ENTROPY in needs):
             at = torch.searchsorted(path, forest.sources[fresh])
             logits = causal_lm(model.hf)(input_ids=row, use_cache=False).logits[0, at].float()
-            row_logps, row_entropy = from_logits(logits, forest.targets[fresh])
+            row_logps, row_entropy = from_logits(logits / temperature, forest.targets[fresh])
             logps.update(zip(fresh, row_logps, strict=True))
             entropy.update(zip(fresh, row_entropy, strict=True))
         if VALUES in needs or SCORES in needs:
@@ -143,6 +154,7 @@ def score_trees(
     *,
     budget: int = 4096,
     label: str = "",
+    temperature: float = 1.0,
 ) -> Iterator[tuple[int, Forest, Output]]:
     """Forward many trees without gradient, longest first; yields (index of the tree, its forest, its
     output on the CPU).
@@ -155,7 +167,7 @@ def score_trees(
         for group in pack([trees[i].size for i in order], budget):
             chosen = [order[g] for g in group]
             together = plant([trees[i] for i in chosen])
-            out = forward(model, together.to(device), needs)
+            out = forward(model, together.to(device), needs, temperature)
             tokens = branches = 0
             for i in chosen:
                 alone = plant([trees[i]])

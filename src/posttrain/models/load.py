@@ -35,7 +35,9 @@ class Model:
     the same through a forest as row by row (set by the check that runs when it is loaded). lm_head: its LM
     head is trained; False for a reward model whose folder has none, and whose log-probs mean nothing.
     added_tokens: tokens that had to be added to the vocabulary for the chat template. source: where it came
-    from; source_dtype: the dtype of the weights there.
+    from; source_dtype: the dtype of the weights there. critic: the model whose value head answers for this
+    one's, where values have a model of their own; it is trained beside this one and not saved with it.
+    adapters: the LoRAs that this view of a shared `hf` computes with, () for none; None: as `hf` stands.
     """
 
     hf: Any
@@ -43,12 +45,14 @@ class Model:
     template: ChatTemplate
     source: str
     source_dtype: torch.dtype
+    critic: Model | None = None
     reward_head: nn.Linear | None = None
     value_head: nn.Linear | None = None
     aspects: tuple[str, ...] = ()
     forest: bool = False
     lm_head: bool = True
     added_tokens: tuple[str, ...] = ()
+    adapters: tuple[str, ...] | None = None
 
     @property
     def base(self) -> PreTrainedModel:
@@ -65,6 +69,12 @@ class Model:
         for name, head in (("reward_head", self.reward_head), ("value_head", self.value_head)):
             if head is not None:
                 yield from ((f"{name}.{part}", p) for part, p in head.named_parameters() if p.requires_grad)
+        if self.critic is not None:
+            shared = self.critic.hf is self.hf  # then its adapter is among the parameters above
+            own = (
+                (name, p) for name, p in self.critic.named_parameters() if not (shared and name[:3] == "hf.")
+            )
+            yield from ((f"critic.{name}", p) for name, p in own)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a standard Hugging Face folder, whole or not at all.

@@ -12,11 +12,11 @@ CHUNK = 8_000_000  # logits held at once: 32 MB of float32, which a laptop's las
 
 
 class HeadLogps(torch.autograd.Function):
-    """logp[i] = log softmax(h_i W^T + b)[target_i] and its entropy; logits are made again in backward.
+    """logp[i] = log softmax((h_i W^T + b) / t)[target_i] and its entropy; logits are made again in backward.
 
-    With p = softmax(z): d logp / dz = onehot - p, and d entropy / dz = -p (log p + entropy). The upstream
-    gradient multiplies rows of the small [N, H] sides of the two products, not the [N, V] matrix between
-    them.
+    With p = softmax(z), z the logits over the temperature t: d logp / dz = onehot - p, and d entropy / dz =
+    -p (log p + entropy). The upstream gradient multiplies rows of the small [N, H] sides of the two products,
+    not the [N, V] matrix between them.
     """
 
     @staticmethod
@@ -27,15 +27,17 @@ class HeadLogps(torch.autograd.Function):
         bias: Tensor | None,  # [V]
         targets: Tensor,  # [N]
         entropies: bool,
+        temperature: float,
     ) -> tuple[Tensor, Tensor | None]:  # [N], [N] float32
         logps = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logps) if entropies else None
         for rows in _chunks(len(targets), weight.shape[0]):
-            logq = nn.functional.linear(hidden[rows], weight, bias).float().log_softmax(-1)
+            logq = _logits(hidden[rows], weight, bias, temperature).log_softmax(-1)
             logps[rows] = logq.gather(-1, targets[rows, None]).squeeze(-1)
             if entropy is not None:
                 entropy[rows] = -(logq.exp() * logq).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        ctx.temperature = temperature
         return logps, entropy
 
     @staticmethod
@@ -46,7 +48,7 @@ class HeadLogps(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         for rows in _chunks(len(targets), weight.shape[0]):
-            logits = nn.functional.linear(hidden[rows], weight, bias).float()
+            logits = _logits(hidden[rows], weight, bias, ctx.temperature)
             if entropy is None or grad_entropy is None:
                 # p - onehot in float32, so that it stays exact where p is nearly 1; its factor is -grad
                 slope, factor = logits.softmax(-1), -grad[rows, None]
@@ -54,6 +56,7 @@ class HeadLogps(torch.autograd.Function):
             else:
                 slope = _slope(logits, targets[rows], grad[rows], entropy[rows], grad_entropy[rows])
                 factor = torch.ones_like(grad[rows, None])
+            factor = factor / ctx.temperature
             if grad_bias is not None:
                 grad_bias += (slope * factor).sum(0)
             slope = slope.to(hidden.dtype)
@@ -65,7 +68,13 @@ class HeadLogps(torch.autograd.Function):
             grad_weight = grad_weight.to(weight.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """[n, V] float32, over the temperature."""
+    logits = nn.functional.linear(hidden, weight, bias).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_entropy: Tensor) -> Tensor:
@@ -87,16 +96,19 @@ def token_logps(
     *,
     entropies: bool = False,
     softcap: float | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:  # [N] float32, [N] float32 or None
-    """Log-probs of `targets` under the head. softcap: z -> c tanh(z / c), as Gemma's final logits have."""
+    """Log-probs of `targets` under the head. softcap: z -> c tanh(z / c), as Gemma's final logits have.
+    temperature: the logits are divided by it, so these are log-probs of the distribution sampled from.
+    """
     if type(head) is nn.Linear and softcap is None:
-        return HeadLogps.apply(hidden, head.weight, head.bias, targets, entropies)
+        return HeadLogps.apply(hidden, head.weight, head.bias, targets, entropies, temperature)
 
     def chunk(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(h).float()
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        return from_logits(logits, t)
+        return from_logits(logits / temperature, t)
 
     weight = getattr(head, "weight", None)
     width = weight.shape[0] if isinstance(weight, Tensor) else 32_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from posttrain.common.errors import ConfigError
@@ -51,6 +53,55 @@ def attach(hf: PreTrainedModel, lora: LoRA) -> Any:
             return get_peft_model(hf, config)
         except ValueError as e:
             raise ConfigError(f"LoRA cannot be put on this {hf.config.model_type} model: {e}") from e
+
+
+def is_lora(hf: nn.Module) -> bool:
+    """Whether adapters stand on the model."""
+    return hasattr(hf, "peft_config")
+
+
+def add_adapter(hf: Any, name: str, seed: int) -> None:
+    """Put a second LoRA of the first one's shape on a PeftModel; it is trained, and used only where `using`
+    says so.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf.add_adapter(name, hf.peft_config["default"])
+    for part, parameter in hf.named_parameters():
+        if ".lora_" in part:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def using(hf: nn.Module, adapters: tuple[str, ...] | None) -> Iterator[None]:
+    """Within, the model computes with these of its LoRAs, with none for (); None changes nothing.
+
+    What is trained stays as it was: gradients of all of them may be taken afterwards.
+    """
+    if adapters is None:
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in hf.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(layer, list(layer.active_adapters)) for layer in layers]
+    trained = [parameter for parameter in hf.parameters() if parameter.requires_grad]
+    try:
+        for layer in layers:
+            layer.set_adapter(list(adapters))
+        _train(trained)
+        yield
+    finally:
+        for layer, active in before:
+            layer.set_adapter(active)
+        _train(trained)
+
+
+def _train(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 def base_of(hf: nn.Module) -> PreTrainedModel:

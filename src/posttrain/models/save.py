@@ -44,7 +44,9 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype) -> None:
         model.tokenizer.save_pretrained(draft)
         write_heads(draft, model.aspects, None if in_place else model.reward_head, model.value_head)
         if hasattr(model.hf, "peft_config"):
-            model.hf.save_pretrained(str(draft / "adapter"), save_embedding_layers=False)
+            model.hf.save_pretrained(
+                str(draft / "adapter"), save_embedding_layers=False, selected_adapters=["default"]
+            )
             (draft / "adapter" / "README.md").unlink(missing_ok=True)
         _warn_of_other_splits(draft, folder)
 

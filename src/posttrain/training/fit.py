@@ -18,33 +18,21 @@ from posttrain.common.errors import TrainingError
 from posttrain.common.files import write_json
 from posttrain.common.memory import peak_memory_mb
 from posttrain.common.progress import progress
-from posttrain.models.forest import Tree, pack
-from posttrain.models.forward import LOGPS, SCORES, forward
+from posttrain.models.forest import pack
+from posttrain.models.forward import LOGPS, SCORES, VALUES, forward
 from posttrain.training.checkpoint import load_checkpoint, save_checkpoint
-from posttrain.training.methods.base import Batch, Example, Method, MethodConfig
+from posttrain.training.methods.base import Batch, Method, MethodConfig
 from posttrain.training.metrics import Metrics
-from posttrain.training.offline import Plan, grow, make_batch
+from posttrain.training.offline import grow
 from posttrain.training.optim import Optimizer
 from posttrain.training.schedule import lr_factor
+from posttrain.training.source import Data, Part, Source
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
 
-FORWARD = frozenset({LOGPS, SCORES})
+FORWARD = frozenset({LOGPS, SCORES, VALUES})
 WINDOW = 20  # optimizer steps over which a diverging loss is told from a noisy one
-
-
-@dataclass(frozen=True)
-class Data:
-    """Examples with their streams: for each name one [N_i] tensor an example, in its tree's order."""
-
-    examples: Sequence[Example]
-    streams: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def batch(self, chosen: Sequence[int], trees: Sequence[Tree], device: str) -> Batch:
-        examples = [self.examples[i] for i in chosen]
-        streams = {name: [values[i] for i in chosen] for name, values in self.streams.items()}
-        return make_batch(examples, trees, streams, device)
 
 
 @dataclass(frozen=True)
@@ -83,26 +71,32 @@ class State:
 
 
 class Totals:
-    """Weighted sums of a loss and its metrics over micro-batches."""
+    """Weighted sums of a loss and its metrics over micro-batches; a metric's over the items that have it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
         self.weight = 0.0
+        self.beside: float | None = None
 
     def add(self, items: Tensor, weights: Tensor, metrics: Any) -> Tensor:
         """Returns the summed loss, to go backward from."""
         total = (items * weights).sum()
         self.weight += weights.sum().item()
-        self._add("loss", total.item())
+        self._add("loss", total.item(), weights.sum().item())
         for name, values in metrics.items():
-            self._add(name, (values * weights).sum().item())
+            said = weights.where(~values.isnan(), 0.0)
+            self._add(name, (values.nan_to_num(nan=0.0) * said).sum().item(), said.sum().item())
         return total
 
-    def _add(self, name: str, value: float) -> None:
+    def _add(self, name: str, value: float, weight: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
+        self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.weight for name, value in self.sums.items()}
+        beside = {} if self.beside is None else {"mix_loss": self.beside}
+        found = {n: value / self.weights[n] for n, value in self.sums.items() if self.weights[n]}
+        return found | beside
 
 
 def fit(
@@ -110,8 +104,7 @@ def fit(
     method: Method,
     cfg: MethodConfig,
     optimizer: Optimizer,
-    plan: Plan,
-    train: Data,
+    source: Source,
     heldout: Data | None,
     loop: Loop,
     *,
@@ -128,9 +121,8 @@ def fit(
     diverges, with the batch saved.
     """
     state = State()
-    lines = _resume(state, optimizer, loop, model, state_folder)
+    lines = _resume(state, optimizer, source, loop, model, state_folder)
     saved = time.monotonic()
-    _adapter_dropout(model, True)
     needs = method.needs & FORWARD
     with (
         Metrics(out, trackers, label, lines, state.step) as metrics,
@@ -140,38 +132,62 @@ def fit(
         if state.step == 0 and heldout is not None:
             _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
             _should_stop(state, loop, optimizer)
-        for chosen in plan.batches(state.step, loop.steps):
-            started = time.monotonic()
+        started = time.monotonic()
+        for work in source.batches(state.step, loop.steps):
+            data, chosen = work.data, work.chosen
             totals = Totals()
-            for batch in _micro_batches(train, chosen, loop, state):
-                result = method.loss(cfg, forward(model, batch.forest, needs), batch)
+            _adapter_dropout(model, True)
+            for batch in _micro_batches(data, chosen, loop, state):
+                made = forward(model, batch.forest, needs, batch.temperature)
+                result = method.loss(cfg, made, batch)
                 total = totals.add(result.items, result.weights, result.metrics)
-                _check_finite(total.item(), "loss", state, train, chosen, out)
+                _check_finite(total.item(), "loss", state, data, chosen, out)
                 total.backward()
+            if work.beside is not None:
+                totals.beside = _learn_beside(model, work.beside, totals.weight, loop, state)
+            _adapter_dropout(model, False)
             norm = optimizer.step(totals.weight, lr_factor(optimizer.cfg, state.step, loop.steps))
-            _check_finite(norm, "gradient norm", state, train, chosen, out)
+            _check_finite(norm, "gradient norm", state, data, chosen, out)
             state.step += 1
             state.seconds += time.monotonic() - started
-            values = totals.means()
-            _check_divergence(values["loss"], loop, state, train, chosen, out)
+            values = {**work.metrics, **totals.means()}
+            _check_divergence(values["loss"], loop, state, data, chosen, out)
             last = state.step == loop.steps
             if state.step % loop.log_every == 0 or last:
                 lr = optimizer.lr * lr_factor(optimizer.cfg, state.step - 1, loop.steps)
                 metrics.write(
                     state.step, "train", {**values, "gradient_norm": norm, "lr": lr, **_pace(state)}
                 )
-            bar.advance(1, f"loss {values['loss']:.4f}")
-            if heldout is not None and (
-                last or (loop.evaluate_every and state.step % loop.evaluate_every == 0)
-            ):
+            bar.advance(1, _note(values))
+            if heldout is not None and loop.evaluate_every and state.step % loop.evaluate_every == 0:
                 _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
                 if _should_stop(state, loop, optimizer):
                     break
             if time.monotonic() - saved >= loop.checkpoint_seconds and not last:
-                _save(state, optimizer, loop, model, state_folder, metrics.sync())
+                _save(state, optimizer, source, loop, model, state_folder, metrics.sync())
                 saved = time.monotonic()
+            started = time.monotonic()
+        if heldout is not None and state.heldout[-1]["step"] != state.step:
+            _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
+            _should_stop(state, loop, optimizer)
     optimizer.finish(state.best_weights)
     return state
+
+
+def _learn_beside(model: Model, part: Part, weight: float, loop: Loop, state: State) -> float:
+    """Gradient of another objective's mean loss a token, scaled to stand beside a sum of weight `weight`.
+
+    Returns that mean.
+    """
+    needs = part.method.needs & FORWARD
+    tokens = sum(sum(branch.mask) for i in part.chosen for branch in part.data.examples[i].branches)
+    total = 0.0
+    for batch in _micro_batches(part.data, part.chosen, loop, state):
+        result = part.method.loss(part.cfg, forward(model, batch.forest, needs), batch)
+        loss = (result.items * result.weights).sum()
+        (loss * (part.weight * weight / tokens)).backward()
+        total += loss.item()
+    return total / tokens
 
 
 def _micro_batches(data: Data, chosen: Sequence[int], loop: Loop, state: State | None) -> Iterator[Batch]:
@@ -197,12 +213,11 @@ def _evaluate(
 ) -> None:
     """Held-out loss and metrics of the weights that would be saved now, written and kept in the state."""
     totals = Totals()
-    _adapter_dropout(model, False)
     with optimizer.averaged():
         for batch in _micro_batches(data, range(len(data.examples)), loop, None):
-            result = method.loss(cfg, forward(model, batch.forest, method.needs & FORWARD), batch)
+            made = forward(model, batch.forest, method.needs & FORWARD, batch.temperature)
+            result = method.loss(cfg, made, batch)
             totals.add(result.items, result.weights, result.metrics)
-    _adapter_dropout(model, True)
     values = totals.means()
     state.heldout.append({"step": state.step, **values})
     metrics.write(state.step, "heldout", values)
@@ -226,6 +241,14 @@ def _should_stop(state: State, loop: Loop, optimizer: Optimizer) -> bool:
     else:
         state.stale += 1
     return state.stale >= loop.patience
+
+
+def _note(values: dict[str, float]) -> str:
+    """What stands beside the bar; of a policy, how it fares."""
+    shown = {"reward": "reward", "kl": "KL", "entropy": "entropy", "response_tokens": "tokens"}
+    if "reward" not in values:
+        return f"loss {values['loss']:.4f}"
+    return ", ".join(f"{word} {values[name]:.3g}" for name, word in shown.items() if name in values)
 
 
 def _pace(state: State) -> dict[str, float]:
@@ -291,20 +314,31 @@ def _conditions(loop: Loop, model: Model) -> dict[str, Any]:
     }
 
 
-def _save(state: State, optimizer: Optimizer, loop: Loop, model: Model, folder: Path, lines: int) -> None:
+def _save(
+    state: State,
+    optimizer: Optimizer,
+    source: Source,
+    loop: Loop,
+    model: Model,
+    folder: Path,
+    lines: int,
+) -> None:
     save_checkpoint(
         folder,
         {
             "conditions": _conditions(loop, model),
             "state": vars(state),
             "optimizer": optimizer.state(),
+            "source": source.state(),
             "torch": torch.get_rng_state(),
             "lines": lines,
         },
     )
 
 
-def _resume(state: State, optimizer: Optimizer, loop: Loop, model: Model, folder: Path) -> int:
+def _resume(
+    state: State, optimizer: Optimizer, source: Source, loop: Loop, model: Model, folder: Path
+) -> int:
     """Set everything as it was; returns how many lines of metrics hold."""
     found = load_checkpoint(folder)
     if found is None:
@@ -318,6 +352,7 @@ def _resume(state: State, optimizer: Optimizer, loop: Loop, model: Model, folder
     for name, value in found["state"].items():
         setattr(state, name, value)
     optimizer.load(found["optimizer"])
+    source.load(found["source"])
     torch.set_rng_state(found["torch"])
     return int(found["lines"])
 

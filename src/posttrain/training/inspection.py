@@ -103,7 +103,8 @@ def make_report(
 ) -> Report:
     """Read up to `limit` rows and encode them as training would."""
     chosen = None if method is None else method_config(method)
-    kind = None if chosen is None else method_named(chosen.name).data
+    kinds = () if chosen is None else method_named(chosen.name).kinds
+    kind = kinds[0] if len(kinds) == 1 else None
     rejects = Rejects()
     rows = read_rows(data, kind, rejects=rejects)
     report = Report(template)
@@ -111,6 +112,8 @@ def make_report(
     report.more = next(iter(rows), None) is not None
     report.unusable.update(rejects.reasons)
     turns = "last"
+    if chosen is not None and (settle := method_named(chosen.name).settle):
+        chosen = settle(chosen, [row for row in read if isinstance(row, kinds)])
     for row in read:
         cfg = chosen or _default(row)
         turns = getattr(cfg, "turns", turns)
@@ -135,6 +138,12 @@ def _default(row: Row) -> MethodConfig | None:
 def _sequences(cfg: MethodConfig | None, row: Row, template: ChatTemplate) -> tuple[Trained, ...]:
     if cfg is not None:
         method: Method = method_named(cfg.name)
+        if method.encode is None:
+            raise ConfigError(
+                f"{cfg.name} learns from answers it samples, not from rows: there is nothing to show"
+            )
+        if not isinstance(row, method.kinds):
+            raise RowError("kind", f"{cfg.name} does not learn from a {type(row).__name__.lower()}")
         (made,) = method.encode(cfg, [row], template)
         if isinstance(made, RowError):
             raise made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,18 @@ def encode_rows(
     template: ChatTemplate,
     max_length: int | None,
     label: str,
+    quiet: bool = False,
 ) -> Encoded:
     """Tokenise rows. A row longer than `max_length` tokens is rejected, a document that long is cut into
-    pieces.
+    pieces. quiet: without a progress bar.
     """
     done = Encoded()
-    with progress(f"{label}: tokenise", len(rows), "rows") as bar:
+    shown = contextlib.nullcontext() if quiet else progress(f"{label}: tokenise", len(rows), "rows")
+    with shown as bar:
         for at in range(0, len(rows), ENCODE_AT_ONCE):
             part = rows[at : at + ENCODE_AT_ONCE]
             for row, made in zip(part, _encoded(method, cfg, part, template), strict=True):
+                made = _without_long_loans(made, max_length)
                 if isinstance(made, RowError):
                     done.rejected.append((row, made))
                 elif max_length and row.kind == "document":  # type: ignore[attr-defined]
@@ -60,7 +64,8 @@ def encode_rows(
                     done.rejected.append((row, RowError("", reason)))
                 else:
                     done.examples.append(made)
-            bar.advance(len(part))
+            if bar is not None:
+                bar.advance(len(part))
     return done
 
 
@@ -69,11 +74,21 @@ def _encoded(
 ) -> list[Example | RowError]:
     """Many rows at once, which is fast; where one of them cannot be rendered, row by row to find it."""
     try:
+        assert method.encode is not None
         return method.encode(cfg, rows, template)
     except DataError as e:
         if len(rows) == 1:
             return [RowError("prompt", str(e))]
         return [made for row in rows for made in _encoded(method, cfg, [row], template)]
+
+
+def _without_long_loans(made: Example | RowError, longest: int | None) -> Example | RowError:
+    """A row must not be lost because of a branch that is not its own."""
+    if isinstance(made, RowError) or not made.borrowed or not longest:
+        return made
+    own = len(made.branches) - made.borrowed
+    kept = [branch for branch in made.branches[own:] if len(branch.tokens) <= longest]
+    return Example(made.row, (*made.branches[:own], *kept), made.columns, len(kept))
 
 
 def _pieces(example: Example, size: int) -> list[Example]:
@@ -137,12 +152,22 @@ def grow(examples: Sequence[Example]) -> list[Tree]:
 
 
 def make_batch(
-    examples: Sequence[Example], trees: Sequence[Tree], streams: dict[str, list[torch.Tensor]], device: str
+    examples: Sequence[Example],
+    trees: Sequence[Tree],
+    streams: Mapping[str, list[torch.Tensor]],
+    along: Mapping[str, list[torch.Tensor]],
+    temperature: float,
+    device: str,
 ) -> Batch:
-    """Examples with their trees as one forest. streams: for each name, one [n_i] tensor an example."""
+    """Examples with their trees as one forest. streams, along: for each name, one tensor an example."""
     names: list[str] = sorted(examples[0].columns)
     columns: dict[str, Any] = {
         name: torch.tensor([example.columns[name] for example in examples], device=device) for name in names
     }
-    forest = plant(trees).to(device)
-    return Batch(forest, columns, {name: torch.cat(parts).to(device) for name, parts in streams.items()})
+    return Batch(
+        plant(trees).to(device),
+        columns,
+        {name: torch.cat(parts).to(device) for name, parts in streams.items()},
+        {name: torch.cat(parts).to(device) for name, parts in along.items()},
+        temperature,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,21 +27,30 @@ class Optimizer:
         lr: float,
         dtype: torch.dtype,
         exact: Collection[Tensor] = (),
+        rates: Mapping[int, float] | None = None,
     ) -> None:
         """dtype: what the model computes in; float32 parameters are taken over as masters and rounded to
-        it in place, but for those in `exact`, which compute in float32.
+        it in place, but for those in `exact`, which compute in float32. rates: by a parameter's id, the
+        factor of `lr` at which it learns, 1 where it is not named.
         """
         self.cfg, self.lr = cfg, lr
         self.parameters = [p for p in parameters if p.requires_grad]
         kept = {id(p) for p in exact}
         self.masters = [self._master(p, torch.float32 if id(p) in kept else dtype) for p in self.parameters]
+        factors = [(rates or {}).get(id(p), 1.0) for p in self.parameters]
         groups = [
-            {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": cfg.weight_decay},
-            {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
+            {"params": chosen, "weight_decay": decay, "factor": factor}
+            for factor in sorted(set(factors))
+            for decay, matrices in ((cfg.weight_decay, True), (0.0, False))
+            if (
+                chosen := [
+                    m
+                    for m, f in zip(self.masters, factors, strict=True)
+                    if f == factor and (m.ndim >= 2) == matrices
+                ]
+            )
         ]
-        self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=lr, betas=cfg.betas, eps=cfg.eps, fused=True
-        )
+        self.adam = torch.optim.AdamW(groups, lr=lr, betas=cfg.betas, eps=cfg.eps, fused=True)
         self.ema = [m.detach().clone() for m in self.masters] if cfg.ema else None
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._collector(m))
@@ -83,7 +92,7 @@ class Optimizer:
         self.adam.grad_scale = torch.tensor(weight / scale, device=gradients[0].device)  # type: ignore[attr-defined]
         self.adam.found_inf = torch.zeros((), device=gradients[0].device)  # type: ignore[attr-defined]
         for group in self.adam.param_groups:
-            group["lr"] = self.lr * factor
+            group["lr"] = self.lr * factor * group["factor"]
         self.adam.step()
         for m in self.masters:
             m.grad = None

@@ -5,7 +5,6 @@ out.
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain.common.allocator import keep_freed_memory
-from posttrain.common.errors import DataError, TrainingError
 from posttrain.common.memory import peak_memory_mb
 from posttrain.common.step import StepContext
-from posttrain.formats import read_records
 from posttrain.formats.rejects import Rejects
-from posttrain.models.checks import check_template
 from posttrain.models.forward import causal_lm
 from posttrain.models.load import Model, load_model
 from posttrain.models.precision import pick_device, pick_dtype
-from posttrain.records import Row, prompt_key
-from posttrain.training.fit import Data, Loop, State, fit, seed_everything
+from posttrain.training.critic import add_critic, critic_parameters
+from posttrain.training.fit import Loop, State, fit, seed_everything
 from posttrain.training.methods import method_named
-from posttrain.training.methods.base import LOGPS, REFERENCE, Method
-from posttrain.training.offline import Encoded, Plan, encode_rows, grow
+from posttrain.training.methods.base import LOGPS, REFERENCE, VALUES, Method
+from posttrain.training.offline import Encoded, Plan, grow
+from posttrain.training.online import Online
+from posttrain.training.open_online import open_online, read_online
 from posttrain.training.optim import Optimizer
 from posttrain.training.reference import reference_logps
+from posttrain.training.rows import encode_sides, read_sides, refuse_bad_template, settled
+from posttrain.training.source import Data, Offline
 
 if TYPE_CHECKING:
     from posttrain.training.train import TrainConfig
@@ -43,7 +43,8 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     if device == "cpu":
         keep_freed_memory()
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
-        rows, heldout_rows = _read(cfg, method, rejects)
+        rows, heldout_rows = read_sides(cfg, method, rejects)
+        cfg = settled(cfg, method, rows)
         model = load_model(
             cfg.model,
             dtype=torch.float32,
@@ -52,105 +53,55 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
             reward_heads=cfg.method.aspects(),
             train=True,
         )
-        _refuse_bad_template(cfg, model, rows)
-        train, heldout = _encode(cfg, method, model, rows, heldout_rows, rejects, ctx.label)
-    assert cfg.optimizer.lr is not None
-    heads = [head.weight for head in (model.reward_head, model.value_head) if head is not None]
-    optimizer = Optimizer(_trainable(model, method), cfg.optimizer, cfg.optimizer.lr, dtype, exact=heads)
-    _compute_in(model, dtype)
-    # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
-    model.hf.eval()
-    streams, references = _references(cfg, method, model, [train, heldout], ctx, device)
-    sizes = tuple(tree.size for tree in grow(train.examples))
-    plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens)
+        refuse_bad_template(cfg, model, rows)
+        train, heldout = encode_sides(cfg, method, model, rows, heldout_rows, rejects, ctx.label)
+        asked = read_online(cfg, model, rejects, ctx.label) if cfg.online else None
+    optimizer = _optimizer(cfg, method, model, dtype, device)
+    references: dict[str, int] = {}
+    source: Offline | Online
+    if asked is not None:
+        source, streams = open_online(cfg, method, model, heldout, asked, device, ctx)
+    else:
+        (first, streams), references = _references(cfg, method, model, [train, heldout], ctx, device)
+        sizes = tuple(tree.size for tree in grow(train.examples))
+        plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens)
+        source = Offline(plan, Data(train.examples, first))
     state = fit(
         model,
         method,
         cfg.method,
         optimizer,
-        plan,
-        Data(train.examples, streams[0]),
-        Data(heldout.examples, streams[1]) if heldout.examples else None,
-        _loop(cfg, plan, device),
+        source,
+        Data(heldout.examples, streams) if heldout.examples else None,
+        _loop(cfg, cfg.steps or source.steps(cfg.epochs), device),
         out=ctx.out,
         state_folder=ctx.state,
         trackers=cfg.log,
         label=ctx.label,
     )
     model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
-    return _summary(cfg, model, state, rejects, references, time.monotonic() - started)
+    return _summary(cfg, model, state, rejects, references, time.monotonic() - started) | source.summary()
 
 
-def _read(cfg: TrainConfig, method: Method, rejects: Rejects) -> tuple[list[Row], list[Row]]:
-    """Training rows and held-out rows; unusable ones are put aside."""
-    paths = cfg.data if isinstance(cfg.data, list) else [cfg.data]
-    rows: list[Row] = [row for path in paths for row in read_records(path, method.data, rejects=rejects)]
-    if not rows:
-        raise DataError(f"{', '.join(paths)}: no {method.data.__name__.lower()} rows to train on")
-    if isinstance(cfg.heldout, str):
-        return rows, list(read_records(cfg.heldout, method.data, rejects=rejects))
-    if cfg.heldout is None:
-        return rows, []
-    kept: list[Row] = []
-    out: list[Row] = []
-    for row in rows:
-        side = out if _share(_split_key(row)) < cfg.heldout else kept
-        side.append(row)
-    if not kept or not out:
-        raise DataError(f"heldout: {cfg.heldout} leaves {len(kept)} rows to train on and {len(out)} held out")
-    return kept, out
-
-
-def _split_key(row: Row) -> str:
-    """Rows with the same prompt stay on the same side."""
-    prompt = getattr(row, "prompt", None)
-    return prompt_key(prompt) if prompt is not None else row.provenance.id
-
-
-def _share(key: str) -> float:
-    """A number in [0, 1) from a key, the same in every run."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]) / 2**56
-
-
-def _refuse_bad_template(cfg: TrainConfig, model: Model, rows: Sequence[Row]) -> None:
-    """Training on the wrong tokens is worse than not training."""
-    problems = check_template(model.template, rows[:32], turns=getattr(cfg.method, "turns", "last"))
-    errors = [problem.message for problem in problems if problem.severity == "error"]
-    if errors:
-        raise TrainingError(
-            f"the chat template of {model.source} would train the wrong tokens: {'; '.join(errors)}. "
-            "`posttrain inspect` shows it; a working one can be set with model.chat_template"
-        )
-
-
-def _encode(
-    cfg: TrainConfig,
-    method: Method,
-    model: Model,
-    rows: list[Row],
-    heldout_rows: list[Row],
-    rejects: Rejects,
-    label: str,
-) -> tuple[Encoded, Encoded]:
-    """Examples to train on and to hold out; what cannot be used is put aside and counted."""
-    longest = cfg.max_length or getattr(model.base.config.get_text_config(), "max_position_embeddings", None)
-    sides = []
-    rejects.kept = 0
-    for side in (rows, heldout_rows):
-        done = encode_rows(method, cfg.method, side, model.template, longest, label)
-        rejects.kept += len(side) - len(done.rejected)
-        for row, error in done.rejected:
-            file, _, line = row.provenance.source.rpartition(":")
-            at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
-            rejects.add(*at, error, row.model_dump(mode="json"))
-        sides.append(done)
-    rejects.tell(label)
-    rejects.check(cfg.max_rejected)
-    if not sides[0].examples:
-        raise DataError(f"no row of {len(rows)} can be trained on: {dict(rejects.reasons)}")
-    if cfg.heldout is not None and not sides[1].examples:
-        raise DataError(f"heldout: {cfg.heldout} has no row that could be measured")
-    return sides[0], sides[1]
+def _optimizer(cfg: TrainConfig, method: Method, model: Model, dtype: torch.dtype, device: str) -> Optimizer:
+    """Give the policy its critic where it needs one, take over all that is trained, and round the rest."""
+    rates = {}
+    if VALUES in method.needs:
+        add_critic(model, cfg.method, cfg.seed, device)  # type: ignore[arg-type]
+        lr = getattr(cfg.method, "critic_lr", None)
+        assert cfg.optimizer.lr is not None
+        if lr is not None:
+            rates = dict.fromkeys(critic_parameters(model), lr / cfg.optimizer.lr)
+    models = [model] if model.critic is None else [model, model.critic]
+    heads = [head.weight for m in models for head in (m.reward_head, m.value_head) if head is not None]
+    assert cfg.optimizer.lr is not None
+    trainable = _trainable(model, method)
+    optimizer = Optimizer(trainable, cfg.optimizer, cfg.optimizer.lr, dtype, exact=heads, rates=rates)
+    for each in models:
+        _compute_in(each, dtype)
+        # no dropout but LoRA's own, which the loop switches: log-probs must be those of the policy
+        each.hf.eval()
+    return optimizer
 
 
 def _trainable(model: Model, method: Method) -> list[torch.nn.Parameter]:
@@ -194,15 +145,15 @@ def _references(
     return [{REFERENCE: values} for values, _ in done], {"computed": computed, "found": total - computed}
 
 
-def _loop(cfg: TrainConfig, plan: Plan, device: str) -> Loop:
+def _loop(cfg: TrainConfig, steps: int, device: str) -> Loop:
     return Loop(
-        steps=cfg.steps or plan.steps(cfg.epochs),
+        steps=steps,
         micro_tokens=cfg.micro_tokens,
         evaluate_every=cfg.evaluate_every,
         log_every=cfg.log_every,
         checkpoint_seconds=cfg.checkpoint_seconds,
         patience=cfg.early_stopping,
-        diverge=cfg.diverge,
+        diverge=cfg.diverge if cfg.online is None else 0.0,  # a policy's loss is no measure of its worth
         device=device,
     )
 

@@ -12,9 +12,11 @@ from posttrain.common.errors import ConfigError
 from posttrain.common.step import Step, StepContext
 from posttrain.models.precision import Precision
 from posttrain.models.spec import SpecField
+from posttrain.records import Comparison, Rating
 from posttrain.training.methods import method_config, method_named
 from posttrain.training.methods.base import MethodConfig
 from posttrain.training.metrics import Tracker
+from posttrain.training.online_config import OnlineConfig
 from posttrain.training.schedule import OptimizerConfig
 
 
@@ -22,7 +24,9 @@ class TrainConfig(Config):
     """One training run.
 
     model: a folder, hub id or `@step`, or a mapping (ModelSpec: LoRA, a config to start from nothing, …).
-    data: rows of the objective's kind. heldout: rows, or a share of `data` that is split off by prompt.
+    data: rows of the objective's kind. online: instead of rows, answers of the policy sampled and judged as
+    it goes (OnlineConfig); the policy-gradient objectives know no other way.
+    heldout: rows, or a share of `data` that is split off by prompt.
     reference: for objectives that need one; None is the model as it was before training.
     epochs: passes over the data; steps, where given, wins. batch_size: rows of one optimizer step;
     batch_tokens, where
@@ -38,7 +42,8 @@ class TrainConfig(Config):
 
     model: SpecField
     method: SerializeAsAny[MethodConfig]
-    data: DataRef | list[DataRef]
+    data: DataRef | list[DataRef] | None = None
+    online: OnlineConfig | None = None
     heldout: DataRef | Annotated[float, Field(gt=0, lt=1)] | None = None
     reference: ModelRef | None = None
     epochs: float = Field(1.0, gt=0)
@@ -73,6 +78,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _fit_together(self) -> TrainConfig:
         method = method_named(self.method.name)
+        self._check_source()
         if self.reference is not None and not method.wants_reference(self.method):
             raise ValueError(f"'reference' is set, but {self.method.name} as configured uses none")
         if self.early_stopping is not None and (self.heldout is None or not self.evaluate_every):
@@ -81,6 +87,36 @@ class TrainConfig(Config):
             lr = type(self.method).recommended_lr
             object.__setattr__(self, "optimizer", self.optimizer.model_copy(update={"lr": lr}))
         return self
+
+    def _check_source(self) -> None:
+        """Rows or answers, one of them, and enough answers a prompt for the objective."""
+        method = method_named(self.method.name)
+        if method.advantages is not None and (self.online is None or self.data is not None):
+            raise ValueError(
+                f"{self.method.name} learns from answers it samples: give 'online' (prompts, judge, …) "
+                "in place of 'data'; rows to learn beside go to online.mix"
+            )
+        if (self.data is None) == (self.online is None):
+            raise ValueError(
+                "'data' is missing" if self.data is None else "give 'data' or 'online', not both"
+            )
+        if self.online is None:
+            return
+        if method.advantages is None and method.kinds[0] not in (Comparison, Rating):
+            raise ValueError(f"{self.method.name} does not learn from judged answers; give 'data'")
+        if isinstance(self.heldout, float):
+            raise ValueError("heldout: there is no data to split off from; give held-out rows")
+        if self.heldout is not None and method.advantages is not None:
+            raise ValueError(
+                f"heldout: {self.method.name} has no loss on rows; evaluate the model afterwards"
+            )
+        least = getattr(self.method, "least_samples", 1 if method.kinds[0] is Rating else 2)
+        if method.advantages is None and method.kinds[0] is Rating and self.online.good_above is None:
+            least = 2
+        if self.online.n < least:
+            raise ValueError(
+                f"online.n: {self.method.name} compares the answers to a prompt, so it needs {least} or more"
+            )
 
 
 def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from posttrain.models.forest import Branch, Forest
     from posttrain.models.forward import Output
     from posttrain.models.template import ChatTemplate
+    from posttrain.training.advantages import Rollout
 
-LOGPS, SCORES, REFERENCE = "logps", "scores", "reference"
+LOGPS, SCORES, VALUES = "logps", "scores", "values"
+# Streams: log-probs under the reference, under the policy before the first update of a rollout, and as drawn.
+REFERENCE, OLD, SAMPLER = "reference", "old_logps", "sampler_logps"
 
 
 class MethodConfig(Config):
@@ -36,11 +39,14 @@ class Example:
     """One row made ready: its branches (for a pair: chosen, then rejected) and its numbers.
 
     row: id of the row it came from. columns: one float an example, NaN where the row says nothing.
+    borrowed: how many of the branches, the last ones, are not the row's own: where they make it too long,
+    they are left out and the row stays.
     """
 
     row: str
     branches: tuple[Branch, ...]
     columns: Mapping[str, float] = field(default_factory=dict)
+    borrowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,23 @@ class Batch:
     """What a loss sees beside the model's output.
 
     columns: [examples] each. streams: [N] each, aligned with the forest's wanted tokens; "reference" holds
-    the reference model's log-probs.
+    the reference model's log-probs. along: [M] each, a number for each wanted token of each branch (what two
+    branches share has two). temperature: at which the forward's log-probs are taken.
     """
 
     forest: Forest
     columns: Mapping[str, Tensor]
     streams: Mapping[str, Tensor]
+    along: Mapping[str, Tensor] = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
 class Loss:
     """Unreduced: the objective is sum(weights * items) / sum(weights), both sums over the whole global batch.
 
-    items, weights: [n]. metrics: [n] each, averaged with the same weights.
+    items, weights: [n]. metrics: [n] each, averaged with the same weights; NaN where an item says nothing,
+    which is left out of that metric's mean.
     """
 
     items: Tensor
@@ -72,14 +82,25 @@ class Loss:
 class Method:
     """One objective. needs: outputs of the forward and streams to be filled.
 
-    encode: rows -> one Example each, or the RowError that says why not.
+    data: the kind of rows it takes, or several kinds that may stand together; its own kind first.
+    settle: where numbers that a config leaves open come from the training rows: (config, rows) -> config.
+    encode: rows -> one Example each, or the RowError that says why not; None for an objective that learns
+    from nothing but answers just sampled. advantages: for such an objective, a Rollout -> the streams along
+    its tokens, [M] each.
     """
 
     config: type[MethodConfig]
-    data: type[Row]
+    data: type[Row] | tuple[type[Row], ...]
     needs: frozenset[str]
-    encode: Callable[[Any, Sequence[Any], ChatTemplate], list[Example | RowError]]
     loss: Callable[[Any, Output, Batch], Loss]
+    encode: Callable[[Any, Sequence[Any], ChatTemplate], list[Example | RowError]] | None = None
+    advantages: Callable[[Any, Rollout], dict[str, Tensor]] | None = None
+    settle: Callable[[Any, Sequence[Any]], Any] | None = None
+
+    @property
+    def kinds(self) -> tuple[type[Row], ...]:
+        """The kinds of rows it takes, its own first."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
 
     def wants_reference(self, cfg: MethodConfig) -> bool:
         """Whether the reference model's log-probs are needed with this config."""

@@ -1,0 +1,235 @@
+"""Batches of answers just sampled: the policy answers, a judge scores, the loop learns, and round again."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from posttrain.common.errors import TrainingError
+from posttrain.engines.local import LocalEngine
+from posttrain.feedback.judge import Judge
+from posttrain.models.forest import Branch
+from posttrain.records import row_id
+from posttrain.training.methods.base import REFERENCE, Example, Method
+from posttrain.training.offline import Plan, encode_rows
+from posttrain.training.rollout import Answers, Asked, Group, answer, means
+from posttrain.training.rollout_data import policy_data, reference_stream, rows_of
+from posttrain.training.sample_log import SampleLog
+from posttrain.training.source import Data, Offline, Part, Work
+
+if TYPE_CHECKING:
+    from posttrain.models.load import Model
+    from posttrain.training.train import TrainConfig
+
+EMPTY = 10  # rollouts in a row that may give too little to learn from before the run stops
+
+
+@dataclass
+class Progress:
+    """All that changes from rollout to rollout. kl: weight of the KL in force. asked: rollouts of prompts
+    used up (more than `number` where some gave too little). counts: over all rollouts.
+    """
+
+    number: int = 0
+    asked: int = 0
+    kl: float = 0.0
+    data: Data | None = None
+    metrics: dict[str, float] | None = None
+    counts: Counter[str] | None = None
+
+
+@final
+class Online:
+    """A `Source` of optimizer steps; `updates` of them learn from each rollout.
+
+    reference: the frozen model of the KL, None where there is none. beside: rows learned beside the answers.
+    """
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        method: Method,
+        model: Model,
+        reference: Model | None,
+        judge: Judge,
+        prompts: Sequence[Asked],
+        longest: int | None,
+        out: Path,
+        label: str,
+        beside: tuple[Part, Offline] | None = None,
+    ) -> None:
+        assert cfg.online is not None
+        self.cfg, self.online, self.method, self.label = cfg, cfg.online, method, label
+        self.model, self.reference, self.judge = model, reference, judge
+        self.prompts, self.longest, self.beside = prompts, longest, beside
+        self.engine = LocalEngine(model, cfg.online.batch_tokens)
+        self.per_rollout = min(cfg.online.rollout_prompts or cfg.batch_size, len(prompts))
+        self.parts = -(-self.per_rollout // cfg.batch_size)  # minibatches of one pass
+        self.updates = self.parts * cfg.online.passes
+        self.plan = Plan((1,) * len(prompts), cfg.seed, self.per_rollout)
+        self.log = SampleLog(out / "samples.jsonl", cfg.online.keep_samples)
+        self.now = Progress(kl=getattr(cfg.method, "kl", 0.0), counts=Counter())
+        self.ended = ""  # why there was nothing left to learn
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps in so many passes over the prompts."""
+        return self.plan.steps(epochs) * self.updates
+
+    def batches(self, start: int, stop: int) -> Iterator[Work]:
+        """See `Source`."""
+        beside = self.beside[1].plan.batches(start, stop) if self.beside else None
+        for step in range(start, stop):
+            number, update = divmod(step, self.updates)
+            if self.now.data is None or self.now.number != number:
+                if not self._next(number):
+                    return
+            assert self.now.data is not None
+            chosen = self._minibatch(number, update)
+            part = self.beside[0].of(next(beside)) if self.beside and beside else None
+            yield Work(self.now.data, chosen, self.now.metrics or {}, part)
+
+    def _minibatch(self, number: int, update: int) -> list[int]:
+        """Examples of one update: each pass over a rollout is shuffled and cut into equal parts."""
+        assert self.now.data is not None
+        turn, place = divmod(update, self.parts)
+        rng = np.random.default_rng((self.cfg.seed, number, turn))
+        order = rng.permutation(len(self.now.data.examples))
+        return np.array_split(order, self.parts)[place].tolist()
+
+    def _next(self, number: int) -> bool:
+        """Rollouts until there is something to learn from in each update; False where there no longer is.
+
+        Raises TrainingError where there was nothing to begin with.
+        """
+        now = self.now
+        for _ in range(EMPTY):
+            (chosen,) = self.plan.batches(now.asked, now.asked + 1)
+            answers = self._answer([self.prompts[i] for i in chosen], now.asked)
+            now.asked += 1
+            counts: Counter[str] = Counter(rollouts=1, **answers.counts)
+            data, metrics = self._learnable(answers, number, counts)
+            assert now.counts is not None
+            now.counts.update(counts)
+            if data is not None and len(data.examples) >= self.parts:
+                now.number, now.data = number, data
+                now.metrics = {"rollout": float(number + 1), **means(answers), **metrics}
+                return True
+        reason = (
+            f"{EMPTY} rollouts in a row gave too little to learn from: {dict(now.counts or {})}. Answers "
+            "that are cut off (raise max_new_tokens, or set `truncated`), answers without a score, and for "
+            "comparisons prompts whose answers all score the same, teach nothing"
+        )
+        if number == 0:
+            raise TrainingError(reason)
+        self.ended = f"ended after {number} rollouts: {reason}"
+        print(f"{self.label}: {self.ended}", file=sys.stderr)
+        return False
+
+    def _answer(self, asked: Sequence[Asked], number: int) -> Answers:
+        seed = int(row_id(self.cfg.seed, "rollout", number), 16) >> 1
+        done = answer(
+            self.engine,
+            self.model.template,
+            self.judge,
+            asked,
+            self.online.sampling(seed),
+            self.online.truncated,
+            f"{self.label}: rollout {number + 1}",
+        )
+        self.log.write(number, done.groups)
+        return done
+
+    def _learnable(
+        self, answers: Answers, number: int, counts: Counter[str]
+    ) -> tuple[Data | None, dict[str, float]]:
+        if self.method.advantages is None:
+            return self._from_rows(answers.groups, number, counts)
+        least = getattr(self.cfg.method, "least_samples", 1)
+        groups = [group for group in answers.groups if len(group.answers) >= least]
+        counts["lone"] += sum(0 < len(group.answers) < least for group in answers.groups)
+        if not groups:
+            return None, {}
+        data, metrics = policy_data(
+            self.method,
+            self.cfg.method,  # type: ignore[arg-type]  # a method with advantages has a PolicyConfig
+            groups,
+            self.model,
+            self.reference,
+            temperature=self.online.temperature,
+            kl=self.now.kl,
+            learns=number >= getattr(self.cfg.method, "critic_warmup", 0),
+            several=self.updates > 1,
+            budget=self.cfg.micro_tokens,
+        )
+        self._adapt(metrics, sum(len(group.answers) for group in groups))
+        return data, metrics
+
+    def _adapt(self, metrics: dict[str, float], answers: int) -> None:
+        """The weight of the KL after this rollout: Ziegler et al. (arXiv 1909.08593), section 2.2."""
+        target = getattr(self.cfg.method, "kl_target", None)
+        if target is not None and "kl" in metrics:
+            error = min(max(metrics["kl"] / target - 1, -0.2), 0.2)
+            self.now.kl *= 1 + error * answers / self.cfg.method.kl_horizon  # type: ignore[attr-defined]
+
+    def _from_rows(
+        self, groups: Sequence[Group], number: int, counts: Counter[str]
+    ) -> tuple[Data | None, dict[str, float]]:
+        judge = self.online.judge.label
+        rows = rows_of(self.method, self.online, groups, self.cfg.seed + number, judge, counts)
+        made = encode_rows(
+            self.method, self.cfg.method, rows, self.model.template, self.longest, self.label, quiet=True
+        )
+        counts["rejected"] += len(made.rejected)
+        if not made.examples:
+            return None, {}
+        streams = {}
+        if self.reference is not None:
+            streams[REFERENCE] = reference_stream(self.reference, made, self.cfg.micro_tokens)
+        return Data(made.examples, streams), {"rows": float(len(made.examples))}
+
+    def summary(self) -> dict[str, Any]:
+        """For the manifest: what was sampled, and what could not be learned from."""
+        counts = self.now.counts or Counter()
+        early = {"ended_early": self.ended} if self.ended else {}
+        return {"online": {"rollouts": counts["rollouts"], **{k: counts[k] for k in sorted(counts)}, **early}}
+
+    def state(self) -> dict[str, Any]:
+        """See `Source`; plain data alone."""
+        now = self.now
+        return {
+            **{name: getattr(now, name) for name in ("number", "asked", "kl", "metrics")},
+            "counts": dict(now.counts or {}),
+            "data": None if now.data is None else _plain(now.data),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `Source`."""
+        data = None if state["data"] is None else _from_plain(state["data"])
+        self.now = Progress(**{**state, "data": data, "counts": Counter(state["counts"])})
+        self.log.cut(self.now.asked)
+
+
+def _plain(data: Data) -> dict[str, Any]:
+    examples = [
+        (e.row, [(list(b.tokens), list(b.mask)) for b in e.branches], dict(e.columns)) for e in data.examples
+    ]
+    return {
+        "examples": examples,
+        "streams": {k: list(v) for k, v in data.streams.items()},
+        "along": {k: list(v) for k, v in data.along.items()},
+        "temperature": data.temperature,
+    }
+
+
+def _from_plain(state: dict[str, Any]) -> Data:
+    examples = [
+        Example(row, tuple(Branch(tokens, mask) for tokens, mask in branches), columns)
+        for row, branches, columns in state["examples"]
+    ]
+    return Data(examples, state["streams"], state["along"], state["temperature"])

@@ -1,0 +1,116 @@
+"""What an online run needs before its first rollout: prompts, judge, reference, rows to learn beside."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+from posttrain.common.errors import ConfigError, DataError
+from posttrain.common.step import StepContext
+from posttrain.feedback.judge import Judge
+from posttrain.formats import read_records
+from posttrain.formats.rejects import Rejects, RowError
+from posttrain.models.load import load_model
+from posttrain.models.precision import pick_dtype
+from posttrain.records import Prompt
+from posttrain.training.critic import frozen_copy
+from posttrain.training.methods import method_named
+from posttrain.training.methods.base import REFERENCE, Method
+from posttrain.training.offline import Encoded, Plan, encode_rows, grow
+from posttrain.training.online import Online
+from posttrain.training.rollout import Asked
+from posttrain.training.rollout_data import reference_stream
+from posttrain.training.rows import longest_row
+from posttrain.training.source import Data, Offline, Part
+
+if TYPE_CHECKING:
+    import torch
+
+    from posttrain.models.load import Model
+    from posttrain.training.train import TrainConfig
+
+
+def read_online(
+    cfg: TrainConfig, model: Model, rejects: Rejects, label: str
+) -> tuple[list[Asked], tuple[Part, Offline] | None]:
+    """The prompts, each once, and the rows to learn beside. Prompts without room for an answer are rejected.
+
+    Raises DataError where none is left.
+    """
+    assert cfg.online is not None
+    paths = cfg.online.prompts if isinstance(cfg.online.prompts, list) else [cfg.online.prompts]
+    rows = [row for path in paths for row in read_records(path, Prompt, rejects=rejects)]
+    distinct = list({row.model_dump_json(): row for row in rows}.values())
+    longest = longest_row(cfg, model)
+    asked = []
+    for line, (prompt, ids) in enumerate(
+        zip(distinct, model.template.prompts([row.messages for row in distinct]), strict=True), 1
+    ):
+        if longest is not None and len(ids) >= longest:
+            reason = f"no room for an answer: {len(ids)} tokens of {longest}"
+            rejects.add(paths[0], line, RowError("messages", reason), prompt.model_dump(mode="json"))
+        else:
+            asked.append(Asked(prompt, tuple(ids)))
+    rejects.kept += len(asked)
+    rejects.tell(label)
+    rejects.check(cfg.max_rejected)
+    if not asked:
+        raise DataError(f"{', '.join(paths)}: no prompt to answer")
+    return asked, _beside(cfg, model, rejects, longest, label)
+
+
+def _beside(
+    cfg: TrainConfig, model: Model, rejects: Rejects, longest: int | None, label: str
+) -> tuple[Part, Offline] | None:
+    assert cfg.online is not None
+    mix = cfg.online.mix
+    if mix is None:
+        return None
+    method = method_named(mix.method.name)
+    paths = mix.data if isinstance(mix.data, list) else [mix.data]
+    rows = [row for path in paths for row in read_records(path, method.kinds[0], rejects=rejects)]
+    done = encode_rows(method, mix.method, rows, model.template, longest, f"{label}: mix")
+    for row, error in done.rejected:
+        rejects.add(f"row {row.provenance.id}", 0, error, row.model_dump(mode="json"))
+    if not done.examples:
+        raise DataError(f"online.mix: no row of {', '.join(paths)} can be learned from")
+    sizes = tuple(tree.size for tree in grow(done.examples))
+    data = Data(done.examples)
+    return Part(method, mix.method, data, mix.weight), Offline(Plan(sizes, cfg.seed, mix.rows), data)
+
+
+def open_online(
+    cfg: TrainConfig,
+    method: Method,
+    model: Model,
+    heldout: Encoded,
+    found: tuple[list[Asked], tuple[Part, Offline] | None],
+    device: str,
+    ctx: StepContext,
+) -> tuple[Online, dict[str, list[torch.Tensor]]]:
+    """The source of rollouts, and the reference stream of held-out rows where there are any.
+
+    Raises ConfigError for a judge that cannot score.
+    """
+    assert cfg.online is not None
+    judge = cfg.online.judge.open()
+    if not isinstance(judge, Judge):
+        raise ConfigError(f"online.judge: '{cfg.online.judge.name}' compares and does not score")
+    reference = _reference(cfg, method, model, device)
+    asked, beside = found
+    source = Online(
+        cfg, method, model, reference, judge, asked, longest_row(cfg, model), ctx.out, ctx.label, beside
+    )
+    streams = {}
+    if heldout.examples and reference is not None:
+        streams[REFERENCE] = reference_stream(reference, heldout, cfg.micro_tokens)
+    gc.collect()
+    return source, streams
+
+
+def _reference(cfg: TrainConfig, method: Method, model: Model, device: str) -> Model | None:
+    if not method.wants_reference(cfg.method):
+        return None
+    if cfg.reference is None:
+        return frozen_copy(model)
+    return load_model(cfg.reference, dtype=pick_dtype(cfg.precision, device), device=device)

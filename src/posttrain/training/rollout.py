@@ -1,0 +1,132 @@
+"""A rollout: the policy answers prompts, a judge scores, and what cannot be learned from is counted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from posttrain.common.errors import ConfigError
+from posttrain.engines.protocol import Engine, SamplingParams
+from posttrain.engines.sample import as_response
+from posttrain.feedback.judge import Judge, Verdict
+from posttrain.records import Prompt, Response
+
+if TYPE_CHECKING:
+    from posttrain.models.template import ChatTemplate
+
+TRUNCATED, NO_ANSWER = "truncated", "no_answer"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with its tokens."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer that can be learned from. parts: what the judge's parts gave, where they gave something."""
+
+    response: Response
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers to one prompt that have a reward."""
+
+    asked: Asked
+    answers: tuple[Scored, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """groups: in the order of the prompts, those without any scored answer included. counts: of answers and
+    tokens, of those cut off, and of those without a score by reason. seconds: where the time went.
+    """
+
+    groups: list[Group]
+    counts: Counter[str]
+    seconds: dict[str, float]
+
+
+def answer(
+    engine: Engine,
+    template: ChatTemplate,
+    judge: Judge,
+    asked: Sequence[Asked],
+    params: SamplingParams,
+    truncated: float | Literal["judge"] | None,
+    label: str,
+) -> Answers:
+    """Sample and score. truncated: reward of an answer that was cut off, or to ask the judge; None leaves
+    such answers out.
+    """
+    began = time.monotonic()
+    sampled = engine.generate([one.ids for one in asked], params, label)
+    responses = [[as_response(c, template, params.stop) for c in completions] for completions in sampled]
+    between = time.monotonic()
+    judged = [
+        (i, j)
+        for i, row in enumerate(responses)
+        for j, response in enumerate(row)
+        if response.finish == "stop" or truncated == "judge"
+    ]
+    verdicts = judge.score([(asked[i].prompt, responses[i][j]) for i, j in judged])
+    if len(verdicts) != len(judged):
+        raise ConfigError(f"the judge gave {len(verdicts)} answers to {len(judged)} questions: mend it")
+    by_place = dict(zip(judged, verdicts, strict=True))
+    counts: Counter[str] = Counter()
+    groups = []
+    for i, row in enumerate(responses):
+        kept = [_scored(r, by_place.get((i, j)), truncated, counts) for j, r in enumerate(row)]
+        groups.append(Group(asked[i], tuple(answer for answer in kept if answer is not None)))
+    seconds = {"sampling": between - began, "judging": time.monotonic() - between}
+    return Answers(groups, counts, seconds)
+
+
+def _scored(
+    response: Response,
+    verdict: Verdict | None,
+    truncated: float | Literal["judge"] | None,
+    counts: Counter[str],
+) -> Scored | None:
+    counts["answers"] += 1
+    counts["tokens"] += len(response.token_ids or ())
+    counts[TRUNCATED] += response.finish != "stop"
+    if verdict is None:
+        return Scored(response, truncated) if isinstance(truncated, float) else None
+    if verdict.score is None or not math.isfinite(verdict.score):
+        counts[NO_ANSWER] += 1
+        counts[f"why: {verdict.reason or 'not a finite number'}"] += 1
+        return None
+    return Scored(response, verdict.score, {k: v for k, v in verdict.parts.items() if v is not None})
+
+
+def means(answers: Answers) -> dict[str, float]:
+    """What a rollout was like, for the metrics: rewards, their parts, lengths, shares of what was lost."""
+    counts, total = answers.counts, max(answers.counts["answers"], 1)
+    scored = [answer for group in answers.groups for answer in group.answers]
+    found = {
+        "truncated": counts[TRUNCATED] / total,
+        "no_answer": counts[NO_ANSWER] / total,
+        "response_tokens": counts["tokens"] / total,
+    }
+    if scored:
+        rewards = [answer.reward for answer in scored]
+        mean = sum(rewards) / len(rewards)
+        found |= {
+            "reward": mean,
+            "reward_std": (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5,
+        }
+    for part in sorted({name for answer in scored for name in answer.parts}):
+        values = [answer.parts[part] for answer in scored if part in answer.parts]
+        found[f"reward_{part}"] = sum(values) / len(values)
+    return found | {f"{name}_seconds": round(s, 3) for name, s in answers.seconds.items()}
