@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from posttrain.common.config import Config, parse
 from posttrain.common.errors import ConfigError
 from posttrain.feedback.judge import Judge, PairJudge, Preference, Verdict
-from posttrain.feedback.judges import JUDGES, JudgeField, JudgeUse
+from posttrain.feedback.judge_use import JudgeField, JudgeUse
+from posttrain.feedback.judges import JUDGES
 from posttrain.feedback.verifiers import ExactMatch, Pattern
 from posttrain.records import Message, Prompt, Provenance, Response
 

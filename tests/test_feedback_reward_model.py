@@ -9,7 +9,7 @@ import torch
 from tiny import CHAT_END, END, tiny_folder, tiny_tokenizer
 
 from posttrain.common.errors import ConfigError
-from posttrain.feedback.judges import JudgeUse, read_judge
+from posttrain.feedback.judge_use import JudgeUse, read_judge
 from posttrain.feedback.reward_model import RewardModel, RewardModelJudge, readable
 from posttrain.models.load import load_model
 from posttrain.models.template import ChatTemplate

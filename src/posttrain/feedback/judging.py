@@ -20,7 +20,7 @@ from posttrain.common.progress import progress
 from posttrain.common.step import Step, StepContext
 from posttrain.feedback.asking import WHY, by_choosing, by_comparing, by_scoring, ratings
 from posttrain.feedback.judge import Judge, PairJudge
-from posttrain.feedback.judges import JudgeField
+from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.pairing import Group, Pairs
 from posttrain.feedback.verdict_rows import grouped
 from posttrain.formats.read import read_records

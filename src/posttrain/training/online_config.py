@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from posttrain.common.config import Config, DataRef, Runtime
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
-from posttrain.feedback.judges import JudgeField
+from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.pairing import Pairs
 from posttrain.training.methods import method_config
 from posttrain.training.methods.base import MethodConfig

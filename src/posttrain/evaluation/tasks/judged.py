@@ -11,7 +11,7 @@ from posttrain.engines.protocol import SamplingParams
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.judge import Judge, Verdict
-from posttrain.feedback.judges import JudgeField
+from posttrain.feedback.judge_use import JudgeField
 from posttrain.records import Prompt, Response, prompt_key
 
 CUT_OFF = Verdict(None, "cut off")

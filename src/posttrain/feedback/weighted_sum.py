@@ -1,0 +1,84 @@
+"""A judge made of judges: the weighted sum of their scores, each of them kept to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from pydantic import Field, model_validator
+
+from posttrain.common.config import Config
+from posttrain.common.errors import ConfigError
+from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.judge_use import JudgeField
+from posttrain.records import Prompt, Response
+
+
+class Summand(Config):
+    """name: of the part in verdicts and metrics; by default the judge's. aspect: "overall", or a part of the
+    judge's own verdict.
+    """
+
+    judge: JudgeField
+    weight: float = 1.0
+    name: str = ""
+    aspect: str = "overall"
+
+    @property
+    def label(self) -> str:
+        aspect = "" if self.aspect == "overall" else f".{self.aspect}"
+        return self.name or f"{self.judge.name}{aspect}"
+
+
+class WeightedSum(Config):
+    """Σ weight · score over `parts`. Where one of them gives no answer, neither does the sum: a missing part
+    is not a part of 0.
+    """
+
+    parts: tuple[Summand, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> WeightedSum:
+        names = [part.label for part in self.parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two parts are called '{twice[0]}'; give each a name of its own")
+        return self
+
+    def open(self) -> WeightedSumJudge:
+        """Raises ConfigError for a part that cannot score."""
+        judges = []
+        for part in self.parts:
+            judge = part.judge.open()
+            if not isinstance(judge, Judge):
+                raise ConfigError(f"weighted_sum: '{part.judge.name}' compares and does not score")
+            judges.append(judge)
+        return WeightedSumJudge(self.parts, tuple(judges))
+
+
+@final
+@dataclass(frozen=True)
+class WeightedSumJudge:
+    parts: tuple[Summand, ...]
+    judges: tuple[Judge, ...]
+
+    def score(self, items: Sequence[tuple[Prompt, Response]]) -> list[Verdict]:
+        """See `Judge`. The verdict's parts are the scores before weighting."""
+        said = [judge.score(items) for judge in self.judges]
+        return [self._sum(verdicts) for verdicts in zip(*said, strict=True)]
+
+    def _sum(self, verdicts: Sequence[Verdict]) -> Verdict:
+        scores = {
+            part.label: verdict.score if part.aspect == "overall" else verdict.parts.get(part.aspect)
+            for part, verdict in zip(self.parts, verdicts, strict=True)
+        }
+        silent = [
+            f"{name}: {verdict.reason or 'no answer'}"
+            for (name, score), verdict in zip(scores.items(), verdicts, strict=True)
+            if score is None
+        ]
+        if silent:
+            return Verdict(None, "; ".join(silent), scores)
+        total = sum(part.weight * (scores[part.label] or 0.0) for part in self.parts)
+        return Verdict(total, "", scores)
