@@ -37,7 +37,7 @@ EXAMPLES = {
     " --set method.beta=0.2",
     "tokenizer": "posttrain tokenizer --data corpus.jsonl --out runs/tokenizer --set vocab_size=8000",
     "curate": "posttrain curate gsm8k_train.jsonl.gz --out runs/demos --set holdout=0.1",
-    "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --set n=4",
+    "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --n 8",
     "judge": "posttrain judge --data runs/samples --judge '{name: reward_model, model: runs/reward}'"
     " --out runs/pairs",
     "evaluate": "posttrain evaluate --model runs/sft --model runs/dpo"
