@@ -35,6 +35,10 @@ _WHERE = {
     "SFT": "posttrain.training.methods.sft",
     "Reward": "posttrain.training.methods.reward",
     "DPO": "posttrain.training.methods.dpo",
+    "KTO": "posttrain.training.methods.kto",
+    "PPO": "posttrain.training.methods.ppo",
+    "GRPO": "posttrain.training.methods.grpo",
+    "RLOO": "posttrain.training.methods.rloo",
     "PosttrainError": "posttrain.common.errors",
 }
 
@@ -43,12 +47,20 @@ if TYPE_CHECKING:
     from posttrain.flow.api import curate, evaluate, judge, run_recipe, sample, tokenizer, train
     from posttrain.models.load import load_model
     from posttrain.training.methods.dpo import DPO
+    from posttrain.training.methods.grpo import GRPO
+    from posttrain.training.methods.kto import KTO
+    from posttrain.training.methods.ppo import PPO
     from posttrain.training.methods.pretrain import Pretrain
     from posttrain.training.methods.reward import Reward
+    from posttrain.training.methods.rloo import RLOO
     from posttrain.training.methods.sft import SFT
 
 __all__ = [
     "DPO",
+    "GRPO",
+    "KTO",
+    "PPO",
+    "RLOO",
     "SFT",
     "PosttrainError",
     "Pretrain",

@@ -83,7 +83,10 @@ def _several(texts: list[str] | None) -> Any:
 
 @command
 def train(
-    method: Annotated[str, typer.Argument(help="pretrain, sft, reward, dpo, or package.module:METHOD.")],
+    method: Annotated[
+        str,
+        typer.Argument(help="pretrain, sft, reward, dpo, kto, ppo, grpo, rloo, or package.module:METHOD."),
+    ],
     out: OUT,
     model: MODEL = None,
     data: DATA = None,

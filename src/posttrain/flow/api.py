@@ -47,14 +47,15 @@ def plain_paths(value: Any) -> Any:
 
 
 def train(
-    *, method: Any, model: Any, data: Any, out: Path | str, force: bool = False, **fields: Any
+    *, method: Any, model: Any, out: Path | str, data: Any = None, force: bool = False, **fields: Any
 ) -> Result:
-    """Train `model` on `data` by `method` (`DPO(beta=0.1)`, a name, or a mapping).
+    """Train `model` by `method` (`DPO(beta=0.1)`, a name, or a mapping), on `data` or on answers it samples.
 
     model: a folder, a hub id, or the fields of ModelSpec. fields: the others of `TrainConfig`, such as
-    heldout, epochs, optimizer. out: receives `model/`, `metrics.jsonl` and `manifest.json`.
+    online (prompts, judge, …), heldout, epochs, optimizer. out: receives `model/`, `metrics.jsonl` and `manifest.json`.
     """
-    return run_verb("train", out, {"method": method, "model": model, "data": data, **fields}, force=force)
+    rows = {} if data is None else {"data": data}
+    return run_verb("train", out, {"method": method, "model": model, **rows, **fields}, force=force)
 
 
 def tokenizer(*, data: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:
