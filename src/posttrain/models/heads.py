@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,19 @@ FILE, NAMES = "heads.safetensors", "heads.json"
 SOLE_ASPECT = "overall"
 
 
+@dataclass(frozen=True)
+class Standard:
+    """How a head's rewards lie over `n` responses it was trained on: what its units mean."""
+
+    mean: float
+    std: float
+    n: int
+
+    def of(self, reward: float) -> float:
+        """A reward in standard deviations from the mean."""
+        return (reward - self.mean) / self.std
+
+
 def new_head(outputs: int, width: int, seed: int) -> nn.Linear:
     """A bias-free float32 head [outputs, width] of standard deviation 1/√(width+1) (Stiennon et al. 2020)."""
     import torch
@@ -24,6 +40,18 @@ def new_head(outputs: int, width: int, seed: int) -> nn.Linear:
     with torch.no_grad():
         head.weight.normal_(0.0, (width + 1) ** -0.5, generator=generator)
     return head
+
+
+def member_names(aspect: str, members: int) -> tuple[str, ...]:
+    """The names of an aspect's heads: its own, or numbered where it has several."""
+    return (aspect,) if members == 1 else tuple(f"{aspect}.{member}" for member in range(members))
+
+
+def members_of(aspects: Sequence[str], aspect: str) -> list[int]:
+    """Which of a model's heads speak for an aspect: the one of its name, else those numbered after it."""
+    if aspect in aspects:
+        return [aspects.index(aspect)]
+    return [i for i, name in enumerate(aspects) if re.fullmatch(re.escape(aspect) + r"\.\d+", name)]
 
 
 def with_rows(head: nn.Linear, aspects: tuple[str, ...], known: dict[str, Tensor]) -> nn.Linear:
@@ -58,10 +86,22 @@ def read_heads(folder: Path, config: Any) -> tuple[dict[str, Tensor], Tensor | N
     return {aspect: row.float() for aspect, row in rewards.items()}, None if value is None else value.float()
 
 
+def read_standards(folder: Path) -> dict[str, Standard]:
+    """What is known of each head's units, by aspect; empty for a folder that says nothing."""
+    if not (folder / NAMES).is_file():
+        return {}
+    said = json.loads((folder / NAMES).read_text(encoding="utf-8")).get("standards", {})
+    return {aspect: Standard(**numbers) for aspect, numbers in said.items()}
+
+
 def write_heads(
-    folder: Path, aspects: tuple[str, ...], reward: nn.Linear | None, value: nn.Linear | None
+    folder: Path,
+    aspects: tuple[str, ...],
+    reward: nn.Linear | None,
+    value: nn.Linear | None,
+    standards: Mapping[str, Standard] | None = None,
 ) -> None:
-    """Write heads that no transformers architecture has a place for."""
+    """Write heads that no transformers architecture has a place for, and what is known of rewards' units."""
     from safetensors.torch import save_file
 
     tensors = {
@@ -71,8 +111,11 @@ def write_heads(
     }
     if tensors:
         save_file(tensors, folder / FILE)
+    if tensors or standards:
         names = {"reward": list(aspects) if reward is not None else [], "value": value is not None}
-        (folder / NAMES).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+        said = {aspect: asdict(standard) for aspect, standard in (standards or {}).items()}
+        whole = names | ({"standards": said} if said else {})
+        (folder / NAMES).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 def is_classifier(config: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from posttrain.models.attention import install
 from posttrain.models.fresh import fresh_model
-from posttrain.models.heads import new_head, with_rows
+from posttrain.models.heads import Standard, new_head, with_rows
 from posttrain.models.load_tokenizer import load_tokenizer
 from posttrain.models.locate import find_model, has_tokenizer
 from posttrain.models.lora import attach, base_of
@@ -31,7 +31,8 @@ class Model:
     """A causal LM with what belongs to it.
 
     hf: the Hugging Face model, or a PeftModel around it. reward_head: [k, hidden], one row an aspect;
-    value_head: [1, hidden]; both without bias and in float32 whatever the model's dtype. forest: it computes
+    value_head: [1, hidden]; both without bias and in float32 whatever the model's dtype. standards: what
+    the units of reward heads mean, by aspect, as far as it is known. forest: it computes
     the same through a forest as row by row (set by the check that runs when it is loaded). lm_head: its LM
     head is trained; False for a reward model whose folder has none, and whose log-probs mean nothing.
     added_tokens: tokens that had to be added to the vocabulary for the chat template. source: where it came
@@ -49,6 +50,7 @@ class Model:
     reward_head: nn.Linear | None = None
     value_head: nn.Linear | None = None
     aspects: tuple[str, ...] = ()
+    standards: dict[str, Standard] = field(default_factory=dict)
     forest: bool = False
     lm_head: bool = True
     added_tokens: tuple[str, ...] = ()
@@ -169,6 +171,7 @@ def _put_heads(
     if model.aspects:
         fresh = new_head(len(model.aspects), width, seed)
         model.reward_head = with_rows(fresh, model.aspects, found.rewards)
+        model.standards = {name: found.standards[name] for name in model.aspects if name in found.standards}
     if value_head or found.value is not None:
         known = {} if found.value is None else {"value": found.value[0]}
         model.value_head = with_rows(new_head(1, width, seed + 1), ("value",), known)

@@ -31,7 +31,8 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype) -> None:
     reward heads becomes the architecture's `ForSequenceClassification` with a label per aspect; its LM head
     is then not part of the folder unless it is tied to the embeddings. Heads that transformers has no place
     for (a value head; rewards where the architecture has no sequence classification) stand in
-    `heads.safetensors`, always float32. dtype: of the weights in the folder. An existing folder is replaced.
+    `heads.safetensors`, always float32; `heads.json` names them and says what
+    rewards' units mean. dtype: of the weights in the folder. An existing folder is replaced.
     Raises StoreError where the disk is full.
     """
     with whole_folder(folder) as draft, quiet_transformers():
@@ -42,7 +43,8 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype) -> None:
         shell.generation_config = _valid(copy.deepcopy(model.base.generation_config))
         shell.save_pretrained(draft)
         model.tokenizer.save_pretrained(draft)
-        write_heads(draft, model.aspects, None if in_place else model.reward_head, model.value_head)
+        apart = None if in_place else model.reward_head
+        write_heads(draft, model.aspects, apart, model.value_head, model.standards)
         if hasattr(model.hf, "peft_config"):
             model.hf.save_pretrained(
                 str(draft / "adapter"), save_embedding_layers=False, selected_adapters=["default"]

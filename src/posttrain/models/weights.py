@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from posttrain.common.errors import ConfigError
 from posttrain.models.heads import FILE as HEADS
-from posttrain.models.heads import is_classifier, read_heads
+from posttrain.models.heads import Standard, is_classifier, read_heads, read_standards
 from posttrain.models.locate import find_model
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Loaded:
     """A causal LM as found in a folder, or fresh.
 
     dtype: of the weights in the folder. lm_head: False where the folder has none (an untied reward model).
-    rewards: aspect → [hidden]; value: [1, hidden]; both float32.
+    rewards: aspect → [hidden]; value: [1, hidden]; both float32. standards: aspect → its head's units.
     """
 
     hf: PreTrainedModel
@@ -39,6 +39,7 @@ class Loaded:
     lm_head: bool = True
     rewards: dict[str, Tensor] = field(default_factory=dict)
     value: Tensor | None = None
+    standards: dict[str, Standard] = field(default_factory=dict)
 
 
 def read_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool = False) -> Loaded:
@@ -69,7 +70,9 @@ def read_weights(folder: Path, dtype: torch.dtype, trust_remote_code: bool = Fal
         raise ConfigError(f"the model in {folder} cannot be loaded: {e}") from e
     lm_head = _check_complete(folder, hf, report, classifier)
     hf.config.architectures = [type(hf).__name__]
-    return Loaded(trainable_padding(hf), _stored_dtype(folder), lm_head, rewards, value)
+    return Loaded(
+        trainable_padding(hf), _stored_dtype(folder), lm_head, rewards, value, read_standards(folder)
+    )
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -29,6 +29,7 @@ from posttrain.training.optim import Optimizer
 from posttrain.training.reference import reference_logps
 from posttrain.training.rows import encode_sides, read_sides, refuse_bad_template, settled
 from posttrain.training.source import Data, Offline
+from posttrain.training.standards import standards_of
 
 if TYPE_CHECKING:
     from posttrain.training.train import TrainConfig
@@ -79,6 +80,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         trackers=cfg.log,
         label=ctx.label,
     )
+    model.standards = standards_of(model, method, train.examples, cfg.micro_tokens, ctx.label)
     model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
     return _summary(cfg, model, state, rejects, references, time.monotonic() - started) | source.summary()
 
@@ -180,6 +182,8 @@ def _summary(
         "peak_memory_mb": peak_memory_mb(),
         "forest": model.forest,
     }
+    if method_named(cfg.method.name).settle is not None:
+        summary["settled"] = cfg.method.model_dump(mode="json")  # with what was taken from the rows
     if references:
         summary["reference"] = references
     if state.heldout:

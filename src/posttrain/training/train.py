@@ -126,4 +126,4 @@ def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     return run_training(cfg, ctx)
 
 
-STEP = Step("train", TrainConfig, run, version=1)
+STEP = Step("train", TrainConfig, run, version=2)

@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.common.config import nearest, parse
 from posttrain.common.errors import ConfigError
 from posttrain.common.registry import known, resolve
-from posttrain.training.methods import dpo, pretrain, reward, sft
+from posttrain.training.methods import dpo, grpo, kto, ppo, pretrain, reward, rloo, sft
 from posttrain.training.methods.base import Method, MethodConfig
 
 METHODS: dict[str, Method] = {
@@ -18,6 +18,10 @@ METHODS: dict[str, Method] = {
     "sft": sft.METHOD,
     "reward": reward.METHOD,
     "dpo": dpo.METHOD,
+    "kto": kto.METHOD,
+    "ppo": ppo.METHOD,
+    "grpo": grpo.METHOD,
+    "rloo": rloo.METHOD,
 }
 
 

@@ -4,55 +4,87 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from posttrain.formats.rejects import RowError
-from posttrain.records import Comparison
+from posttrain.records import Comparison, Rating, Response
 from posttrain.training.methods.base import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from posttrain.models.forest import Branch
     from posttrain.models.template import ChatTemplate
 
 
+@dataclass(frozen=True)
+class Said:
+    """Token ids of a prompt and of one answer to it."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+
+
+def said(rows: Sequence[Comparison | Rating], template: ChatTemplate) -> list[tuple[Said, ...] | RowError]:
+    """The answers of each row: chosen and rejected, or the one that is rated. Token-exact comparisons go as
+    they are; text is tokenised here once.
+    """
+    written = [row for row in rows if isinstance(row, Rating) or row.prompt_token_ids is None]
+    prompts = iter(template.prompts([row.prompt.messages for row in written]))
+    responses = iter(template.responses([(row.prompt.messages, r) for row in written for r in answers(row)]))
+    found: list[tuple[Said, ...] | RowError] = []
+    for row in rows:
+        if isinstance(row, Rating) or row.prompt_token_ids is None:
+            prompt = next(prompts)
+            found.append(tuple(Said(prompt, next(responses)) for _ in answers(row)))
+        elif row.chosen.token_ids is None or row.rejected.token_ids is None:
+            found.append(RowError("chosen", "prompt_token_ids without token_ids of both responses"))
+        else:
+            ids = (row.chosen.token_ids, row.rejected.token_ids)
+            found.append(tuple(Said(row.prompt_token_ids, each) for each in ids))
+        made = found[-1]
+        if (
+            not isinstance(made, RowError)
+            and len(made) == 2
+            and list(made[0].response) == list(made[1].response)
+        ):
+            found[-1] = RowError("rejected", "chosen and rejected are the same tokens")
+    return found
+
+
+def answers(row: Comparison | Rating) -> tuple[Response, ...]:
+    """The responses of a row, the chosen one first."""
+    return (row.response,) if isinstance(row, Rating) else (row.chosen, row.rejected)
+
+
+def branch_of(one: Said) -> Branch:
+    """A prompt with its answer, of which the answer is wanted."""
+    from posttrain.models.forest import Branch
+
+    tokens = [*one.prompt, *one.response]
+    return Branch(tokens, [False] * len(one.prompt) + [True] * len(one.response))
+
+
 def encode_pairs(rows: Sequence[Comparison], template: ChatTemplate) -> list[Example | RowError]:
-    """Chosen and rejected after their one prompt. Token-exact rows go as they are; text is tokenised here
-    once.
+    """Chosen and rejected after their one prompt.
 
     columns: strength, probability (NaN where the judge gave none).
     """
-    from posttrain.models.forest import Branch
+    return [
+        made
+        if isinstance(made, RowError)
+        else Example(row.provenance.id, tuple(branch_of(each) for each in made), pair_columns(row))
+        for row, made in zip(rows, said(rows, template), strict=True)
+    ]
 
-    exact = [row.prompt_token_ids is not None for row in rows]
-    written = [row for row, is_exact in zip(rows, exact, strict=True) if not is_exact]
-    prompts = iter(template.prompts([row.prompt.messages for row in written]))
-    responses = iter(
-        template.responses([(row.prompt.messages, r) for row in written for r in (row.chosen, row.rejected)])
-    )
-    examples: list[Example | RowError] = []
-    for row in rows:
-        if row.prompt_token_ids is None:
-            prompt, chosen, rejected = next(prompts), next(responses), next(responses)
-        elif row.chosen.token_ids is None or row.rejected.token_ids is None:
-            examples.append(RowError("chosen", "prompt_token_ids without token_ids of both responses"))
-            continue
-        else:
-            prompt = list(row.prompt_token_ids)
-            chosen, rejected = list(row.chosen.token_ids), list(row.rejected.token_ids)
-        if chosen == rejected:
-            examples.append(RowError("rejected", "chosen and rejected are the same tokens"))
-            continue
-        branches = tuple(
-            Branch(prompt + response, [False] * len(prompt) + [True] * len(response))
-            for response in (chosen, rejected)
-        )
-        columns = {
-            "strength": math.nan if row.strength is None else row.strength,
-            "probability": math.nan if row.probability is None else row.probability,
-        }
-        examples.append(Example(row.provenance.id, branches, columns))
-    return examples
+
+def pair_columns(row: Comparison) -> dict[str, float]:
+    """What a judge said of a pair, in numbers."""
+    return {
+        "strength": math.nan if row.strength is None else row.strength,
+        "probability": math.nan if row.probability is None else row.probability,
+    }
 
 
 def split_pairs(per_branch: Tensor) -> tuple[Tensor, Tensor]:
