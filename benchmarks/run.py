@@ -1,5 +1,5 @@
-"""The benchmark: posttrain against TRL on the same model, tokens and machine, pair by pair, as JSON on
-stdout.
+"""The benchmark: posttrain against TRL, and against transformers in sampling, on the same model, tokens and
+machine, pair by pair, as JSON on stdout.
 
 Each pair of runs is one process of either side right after the other, the first place changing from pair to
 pair, so that whatever slows the machine for a while slows both. Ratios are taken within a pair.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import sampling
 import trl_env
 import workload
 
@@ -63,7 +64,9 @@ def main() -> None:
     args = arguments()
     rows = workload.Workload.batch * max(args.warmup + args.steps, CHECKED_STEPS)
     w = workload.Workload(seed=args.seed, pairs=rows)
-    pythons = {"posttrain": Path(sys.executable), "trl": trl_env.interpreter()}
+    pythons = {"posttrain": Path(sys.executable)}
+    if set(args.parts) - {"sampling"}:
+        pythons["trl"] = trl_env.interpreter()
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(
             args.work or Path(scratch), w, pythons, args.threads, args.rounds, args.warmup, args.steps
@@ -85,7 +88,7 @@ def write(path: Path, report: dict[str, Any]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed", "agreement"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed", "agreement", "sampling"])
     parser.add_argument("--rounds", type=int, default=3, help="pairs of speed runs per method")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the measured ones")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of a run")
@@ -224,7 +227,7 @@ def profile(bench: Bench, methods: list[str]) -> dict[str, Any]:
     return {"profile": found}
 
 
-PARTS = {"speed": speed, "agreement": agreement, "profile": profile}
+PARTS = {"speed": speed, "agreement": agreement, "profile": profile, "sampling": sampling.part}
 
 
 def say(text: str) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from measure import by_kind, process_peak_rss_mib
 from workload import EOS, PAD, Workload, pairs
 
 SIDES = ("posttrain", "transformers")
+WORKLOAD = Workload()
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ def part(bench: Any, methods: list[str]) -> dict[str, Any]:
     job = Job()
     call = [sys.executable, Path(__file__), "--work", bench.work, "--threads", str(bench.threads)]
 
+    own = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    own |= {"OMP_NUM_THREADS": str(bench.threads), "TOKENIZERS_PARALLELISM": "false"}
+
     def run(side: str) -> dict[str, Any]:
-        done = subprocess.run([*call, "--side", side], capture_output=True, text=True)
+        done = subprocess.run(
+            [*call, "--side", side], env={**os.environ, **own}, capture_output=True, text=True
+        )
         if done.returncode:
             raise SystemExit(f"sampling, {side} failed\n{done.stderr[-4000:]}")
         return json.loads(done.stdout.splitlines()[-1])
 
-    bounds = run("bounds")
+    limits = run("bounds")
     rounds = []
     for i in range(bench.rounds):
         pair: dict[str, Any] = {"busy_before": machine.busy_share()}
@@ -70,10 +77,10 @@ def part(bench: Any, methods: list[str]) -> dict[str, Any]:
             ]
         ),
         "tokens_per_s": {s: spread([pair[s]["tokens_per_s"] for pair in rounds]) for s in SIDES},
-        "bounds": bounds,
+        "bounds": limits,
         "share_of_bound": {
-            "products": round(bounds["products_s"] / ours["median"], 3),
-            "bytes": round(bounds["bytes_s"] / ours["median"], 3),
+            "products": round(limits["products_s"] / ours["median"], 3),
+            "bytes": round(limits["bytes_s"] / ours["median"], 3),
         },
         "rounds": rounds,
     }
@@ -82,7 +89,7 @@ def part(bench: Any, methods: list[str]) -> dict[str, Any]:
 
 def asked(job: Job) -> list[list[int]]:
     """The first prompts of the workload."""
-    return [prompt for prompt, _, _ in pairs(Workload(pairs=job.prompts))]
+    return [prompt for prompt, _, _ in pairs(replace(WORKLOAD, pairs=job.prompts))]
 
 
 def posttrain(work: Path, dtype: torch.dtype) -> Callable[[Job], int]:
@@ -126,45 +133,55 @@ def transformers(work: Path, dtype: torch.dtype) -> Callable[[Job], int]:
     return sample
 
 
-def bounds(job: Job, dtype: str) -> dict[str, Any]:
-    """Seconds of the products alone, and of reading weights and cache alone.
-
-    Each prompt once through the layers and its last state through the head; then for each token one row of
-    every product, its attention, and one read of all weights, of each prompt's cache and of each row's own.
-    Rates are the better of those on as many rows as are decoded and on many.
+@dataclass(frozen=True)
+class Work:
+    """What sampling cannot do without. linear: (outputs, inputs) of a weight -> FLOPs. attention: FLOPs.
+    moved: numbers read from memory.
     """
-    w = Workload()
-    rows = job.prompts * job.samples
-    few, many = rates(w, dtype, rows), rates(w, dtype, 2048)
-    lengths = [len(prompt) for prompt in asked(job)]
+
+    linear: dict[tuple[int, int], float]
+    attention: float
+    moved: float
+
+
+def work_of(job: Job, w: Workload, lengths: list[int]) -> Work:
+    """Each prompt once through the layers and its last state through the head; then, for each token but the
+    last, one row of every product and its attention. Every step reads all weights, every prompt's cache once,
+    and each row's own.
+    """
+    rows, steps = job.prompts * job.samples, job.tokens - 1
+    tokens, states = sum(lengths) + rows * steps, job.prompts + rows * steps
+    linear = {shape: 2.0 * shape[0] * shape[1] * n * tokens for shape, n in linear_shapes(w).items()}
+    linear[w.vocab, w.hidden] = 2.0 * w.vocab * w.hidden * states
     width = w.hidden // w.heads
-    seconds = flop = 0.0
-    tokens = sum(lengths) + rows * (job.tokens - 1)
-    heads = job.prompts + rows * (job.tokens - 1)
-    for shape, times in (*linear_shapes(w).items(), ((w.vocab, w.hidden), 1)):
-        name = f"{shape[0]}x{shape[1]}"
-        work = 2.0 * shape[0] * shape[1] * times * (heads if shape[0] == w.vocab else tokens)
-        flop += work
-        seconds += work / max(few[name]["forward"], many[name]["forward"])
-    steps = job.tokens - 1
     seen = sum(n * (n + 1) / 2 + job.samples * steps * (n + (steps + 1) / 2) for n in lengths)
-    work = 4.0 * width * w.heads * w.layers * seen
-    flop += work
-    seconds += work / many["attention"]["rate"]
-    size = torch.finfo(DTYPES[dtype]).bits // 8
-    weights = w.vocab * w.hidden + sum(a * b * times for (a, b), times in linear_shapes(w).items())
+    weights = w.vocab * w.hidden + sum(a * b * n for (a, b), n in linear_shapes(w).items())
+    cells = sum(lengths) * steps + rows * steps * (steps + 1) / 2
     cell = 2 * w.kv_heads * width * w.layers
-    cache = sum(lengths) * steps + rows * steps * (steps + 1) / 2
-    moved = size * (weights * (steps + 1) + cell * cache)
+    return Work(linear, 4.0 * width * w.heads * w.layers * seen, weights * (steps + 1) + cell * cells)
+
+
+def bounds(job: Job, dtype: str) -> dict[str, Any]:
+    """Seconds of the products alone, at the better of the rates on as many rows as are decoded and on many;
+    and seconds of reading weights and cache alone.
+    """
+    work = work_of(job, WORKLOAD, [len(prompt) for prompt in asked(job)])
+    few, many = (rates(WORKLOAD, dtype, rows) for rows in (job.prompts * job.samples, 2048))
+    best = {
+        shape: max(found[f"{shape[0]}x{shape[1]}"]["forward"] for found in (few, many))
+        for shape in work.linear
+    }
+    seconds = sum(flop / best[shape] for shape, flop in work.linear.items()) / 1e9
+    seconds += work.attention / many["attention"]["rate"] / 1e9
+    gbytes = work.moved * torch.finfo(DTYPES[dtype]).bits / 8 / 1e9
     rate = read_rate()
     return {
-        "gflop": round(flop / 1e9, 1),
-        "products_s": round(seconds / 1e9, 3),
-        "gbytes": round(moved / 1e9, 2),
+        "gflop": round((sum(work.linear.values()) + work.attention) / 1e9, 1),
+        "gflop_per_s": {f"{a}x{b}": rate for (a, b), rate in best.items()},
+        "products_s": round(seconds, 3),
+        "gbytes": round(gbytes, 2),
         "read_gb_per_s": round(rate, 1),
-        "bytes_s": round(moved / rate / 1e9, 3),
-        "rates_few_rows": {name: value.get("forward") for name, value in few.items()},
-        "rates_many_rows": {name: value.get("forward") for name, value in many.items()},
+        "bytes_s": round(gbytes / rate, 3),
     }
 
 
@@ -217,7 +234,7 @@ def timed(args: argparse.Namespace, job: Job) -> dict[str, Any]:
         "tokens_per_s": round(tokens / seconds, 1),
         "peak_memory_mib": round(process_peak_rss_mib(), 1),
     }
-    return result | ({"profile": by_kind(profile, Workload.vocab)} if args.profile else {})
+    return result | ({"profile": by_kind(profile, WORKLOAD.vocab)} if args.profile else {})
 
 
 if __name__ == "__main__":

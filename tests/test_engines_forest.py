@@ -16,7 +16,7 @@ from posttrain.engines import prefill as reading
 from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import SamplingParams
-from posttrain.engines.shapes import whole_rows
+from posttrain.engines.shapes import whole_rows, whole_tokens
 from posttrain.engines.waiting import SharedPrompts, alike
 from posttrain.engines.wave import Wave
 
@@ -177,4 +177,5 @@ def test_prompts_of_other_lengths_get_other_waves():
 
 
 def test_sizes_are_rounded_to_few():
-    assert [whole_rows(n) for n in (1, 2, 3, 5, 8, 9, 16, 17, 100)] == [1, 2, 4, 8, 8, 16, 16, 32, 112]
+    assert [whole_rows(n) for n in (1, 2, 3, 5, 8, 9, 17, 100, 300)] == [1, 2, 4, 8, 8, 16, 32, 112, 320]
+    assert [whole_tokens(n) for n in (1, 32, 33, 511, 512, 513, 4100)] == [32, 32, 64, 512, 512, 576, 4608]

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-STEP = 32  # tokens that the cache's lengths are multiples of
-
 
 def whole_rows(rows: int) -> int:
-    """Rows to compute for so many that are wanted: a power of two below 16, a multiple of 16 from there."""
-    return -(-rows // 16) * 16 if rows > 8 else 1 << max(rows - 1, 0).bit_length()
+    """Rows to compute for so many that are wanted: a power of two below 16, then a multiple of 16 or, of many,
+    of an eighth of the power of two below them.
+    """
+    return _up(rows, 16) if rows > 8 else 1 << max(rows - 1, 0).bit_length()
 
 
 def whole_tokens(tokens: int) -> int:
-    """Places to hold for so many tokens that are wanted."""
-    return -(-tokens // STEP) * STEP
+    """Places to hold for so many tokens that are wanted: a multiple of 32, or of an eighth as above."""
+    return _up(tokens, 32)
+
+
+def _up(count: int, least: int) -> int:
+    step = max(least, 1 << max(count.bit_length() - 4, 0))
+    return -(-count // step) * step
 
 
 def longest(hf: Any) -> int | None:

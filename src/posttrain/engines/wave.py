@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.engines.prefill import Slots
-from posttrain.engines.shapes import STEP, whole_rows
+from posttrain.engines.shapes import whole_rows, whole_tokens
 
 
 class Wave:
@@ -76,6 +76,7 @@ class Wave:
     def begin(self) -> None:
         """Call before the forward that takes each row's next token."""
         self._biases = {}
+        self._room = whole_tokens(self.said + 1)
 
     def end(self) -> None:
         """Call after it."""
@@ -123,8 +124,8 @@ class Wave:
     def _write(self, held: dict[nn.Module, Tensor], layer: nn.Module, states: Tensor) -> Tensor:
         """Put the newest token's states [R, G, D] behind the others; return all, [R, G, T, D]."""
         own = held.get(layer)
-        if own is None or own.shape[2] == self.said:
-            wide = states.new_zeros(*states.shape[:2], self.said + STEP, states.shape[-1])
+        if own is None or own.shape[2] < self._room:
+            wide = states.new_zeros(*states.shape[:2], self._room, states.shape[-1])
             if own is not None:
                 wide[:, :, : self.said] = own
             held[layer] = own = wide
@@ -136,7 +137,7 @@ class Wave:
         if window not in self._biases:
             width = self.slots.width
             at = torch.arange(width, device=self.device)
-            own = torch.arange(self.said // STEP * STEP + STEP, device=self.device)
+            own = torch.arange(self._room, device=self.device)
             hidden = [at >= self.seen[:, None], (own > self.said).expand(len(self), -1)]
             if window is not None:
                 hidden[0] = hidden[0] | (self.positions[:, None] - at >= window)
