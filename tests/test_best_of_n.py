@@ -198,6 +198,10 @@ def test_samples_without_a_score_are_a_third_state(tmp_path):
     assert [a.metrics[f"gold@{n}"] for n in range(1, 6)] == [2.5, 4, None, None, None]
     assert (a.metrics["best"], a.metrics["gain"]) == (None, None)
     assert b.metrics["best"] == 4
+    _, (at_two, *_) = measure(tmp_path, rows, gold=ByText(part=1), n=2)
+    assert (at_two.metrics["best"], at_two.metrics["gain"]) == (4, 1.5)
+    with pytest.raises(ConfigError, match="n is 6, and no prompt has more than 5"):
+        measure(tmp_path, rows, n=6)
     assert set(c.metrics) == set(b.metrics)
     assert c.metrics["gold@1"] is None
     assert a.note == "puzzled; cut off"

@@ -103,7 +103,9 @@ def test_answers_become_samples_with_their_origin(tmp_path):
     assert body["max_completion_tokens"] == 50
     assert "top_k" not in body
     assert summary["tokens"] is None  # texts alone: how many tokens they have here is not known
-    assert summary["spent"] == {
+    costs = ("answers_paid", "prompt_tokens", "completion_tokens", "answers_without_token_count")
+    costs += ("usd", "retries", "cache_hits")
+    assert {name: summary[name] for name in costs} == {
         "answers_paid": 8,
         "prompt_tokens": 80,
         "completion_tokens": 24,
@@ -123,7 +125,7 @@ def test_what_passes_is_waited_out_and_retry_after_is_kept(tmp_path):
         summary, rows = run(tmp_path, url, PROMPTS[:1])
         assert time.monotonic() - began >= 0.3
     assert rows[0].responses[0].text.startswith("Say 0")
-    assert (summary["spent"]["retries"], len(seen.bodies)) == (4, 5)
+    assert (summary["retries"], len(seen.bodies)) == (4, 5)
     assert all(body == seen.bodies[0] for body in seen.bodies)
 
 
@@ -204,7 +206,7 @@ def test_a_server_that_will_not_work_stops_the_step(tmp_path, monkeypatch, answe
     with serving() as (url, seen):  # elsewhere, and the one answer that there was is not asked for again
         summary, rows = run(tmp_path, url, engine=given)
     assert len(rows) == 4
-    assert len(seen.bodies) == 3 == 4 - summary["spent"]["cache_hits"]
+    assert len(seen.bodies) == 3 == 4 - summary["cache_hits"]
 
 
 def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path):
@@ -267,12 +269,19 @@ def test_a_shared_cache_serves_other_steps_and_other_addresses(tmp_path):
     with serving() as (url, seen):
         summary, again = run(tmp_path / "b", url, cache=tmp_path / "cache", n=2)
         assert [row.responses for row in again] == [row.responses for row in first]
-        assert (seen.bodies, summary["spent"]["cache_hits"], summary["spent"]["answers_paid"]) == ([], 8, 0)
+        assert (seen.bodies, summary["cache_hits"], summary["answers_paid"]) == ([], 8, 0)
         # more answers to more prompts: only those are asked for
         run(tmp_path / "c", url, [ask("new", "Say 9"), *PROMPTS], cache=tmp_path / "cache", n=3)
         assert len(seen.bodies) == 3 + 4
         run(tmp_path / "d", url, engine={"model": "writer-2"}, cache=tmp_path / "cache")
         assert len(seen.bodies) == 3 + 4 + 4
+
+
+def test_a_greedy_answer_is_asked_for_once(tmp_path):
+    with serving() as (url, seen):
+        _, rows = run(tmp_path, url, PROMPTS[:2], n=3, temperature=0)
+    assert [len(row.responses) for row in rows] == [3, 3]
+    assert len(seen.bodies) == 2
 
 
 def test_two_rows_with_one_question_are_answered_each(tmp_path):
@@ -298,7 +307,7 @@ def test_a_budget_in_tokens_is_a_ceiling_and_raising_it_goes_on(tmp_path):
         summary, rows = run(tmp_path, url, many, {"budget": {"tokens": 5000}})
     assert len(rows) == 8
     assert len(seen.bodies) == 8
-    assert (summary["spent"]["answers_paid"], summary["spent"]["cache_hits"]) == (8, 4)
+    assert (summary["answers_paid"], summary["cache_hits"]) == (8, 4)
 
 
 def test_a_command_that_ran_out_of_budget_goes_on_in_its_folder(tmp_path):
@@ -313,7 +322,7 @@ def test_a_command_that_ran_out_of_budget_goes_on_in_its_folder(tmp_path):
         assert len(seen.bodies) == 2
     with serving(say) as (url, seen):
         done = run_into(STEP, config(tmp_path, url, engine={"budget": {"tokens": 9000}}), tmp_path / "made")
-        assert done.summary["spent"]["cache_hits"] == 2
+        assert done.summary["cache_hits"] == 2
         assert len(seen.bodies) == 2
         run_into(STEP, config(tmp_path, url, engine={"concurrency": 1}), tmp_path / "made")
         assert len(seen.bodies) == 2
@@ -328,7 +337,7 @@ def test_a_budget_in_money(tmp_path):
         with pytest.raises(OutOfBudget, match=r"\$0.0001 of \$0.00083 spent on 2 answers"):
             run(tmp_path, url, engine={"budget": {"usd": 0.00083, **prices}, "concurrency": 1})
         summary, _ = run(tmp_path, url, engine={"budget": prices})
-    assert summary["spent"]["usd"] == pytest.approx(4 * (10 + 30) / 1e6)
+    assert summary["usd"] == pytest.approx(4 * (10 + 30) / 1e6)
 
 
 def test_a_meter_waits_for_what_is_under_way():
@@ -372,7 +381,7 @@ def test_a_server_that_does_not_count_cannot_be_held_to_a_budget(tmp_path):
         assert len(seen.bodies) == 1
         summary, rows = run(tmp_path / "b", url)
     assert rows[0].responses[0].finish is None
-    assert summary["spent"]["answers_without_token_count"] == 4
+    assert summary["answers_without_token_count"] == 4
 
 
 def test_a_server_that_ignores_the_length_is_noticed(tmp_path):
@@ -517,8 +526,9 @@ def test_waits_grow_and_a_date_is_understood():
     assert _retry_after({}) == _retry_after({"retry-after": "soon"}) == 0.0
 
 
-def test_a_killed_run_pays_for_nothing_twice(tmp_path):
-    """kill -9 in the middle: what was answered is on the disk, and only the rest is asked for again."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_pays_for_nothing_twice(tmp_path, how):
+    """Cut off in the middle: what was answered is on the disk, and only the rest is asked for again."""
     many = [ask(f"q{i}", f"Say {i}") for i in range(20)]
     with serving(lambda body: Answer(echo(body).body, wait_s=0.05)) as (url, seen):
         cfg = config(tmp_path, url, many, {"concurrency": 2})
@@ -534,14 +544,14 @@ def test_a_killed_run_pays_for_nothing_twice(tmp_path):
         deadline = time.monotonic() + 60
         while len(seen.bodies) < 8 and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        assert process.wait(timeout=10) != 0
         asked_before = len(seen.bodies)
         with sqlite3.connect(tmp_path / "state" / "replies" / "http.sqlite") as kept:
             (answered,) = kept.execute("SELECT COUNT(*) FROM replies").fetchone()
         assert asked_before - 2 <= answered < 20  # at most the two under way are lost
         summary, rows = run(tmp_path, url, many, {"concurrency": 2})
     assert len(rows) == 20
-    assert summary["spent"]["cache_hits"] == answered
+    assert summary["cache_hits"] == answered
     assert len(seen.bodies) - asked_before == 20 - answered
-    assert summary["spent"]["answers_paid"] == 20
+    assert summary["answers_paid"] == 20

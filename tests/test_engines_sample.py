@@ -15,8 +15,9 @@ from posttrain.common.step import StepContext
 from posttrain.engines import sample
 from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import Completion, SamplingParams
-from posttrain.engines.sample import STEP, SampleConfig, as_response, model_name, respond
+from posttrain.engines.sample import STEP, SampleConfig
 from posttrain.engines.scripted import ScriptedEngine
+from posttrain.engines.token_writer import as_response, model_name, respond
 from posttrain.formats.write import write_records
 from posttrain.models.spec import ModelSpec
 from posttrain.models.template import ChatTemplate

@@ -116,7 +116,7 @@ def test_greedy_answers_are_those_of_generate(tmp_path, url, model):
         assert row.responses[0].text.strip() == text.strip()  # the server strips
         assert row.responses[0].finish == ("length" if tokens == 12 else "stop")
     assert len(rows) + summary["no_answer"] == len(PROMPTS)
-    assert summary["spent"]["completion_tokens"] == sum(tokens for _, tokens in expected.values())
+    assert summary["completion_tokens"] == sum(tokens for _, tokens in expected.values())
 
 
 def test_samples_differ_and_are_not_asked_for_twice(tmp_path, url, model):
@@ -124,9 +124,9 @@ def test_samples_differ_and_are_not_asked_for_twice(tmp_path, url, model):
     summary, rows = run(tmp_path, url, model, PROMPTS, **many)
     texts = {response.text for row in rows for response in row.responses}
     assert len(texts) > len(rows)
-    assert summary["spent"]["answers_paid"] == 12
+    assert summary["answers_paid"] == 12
     again, same = run(tmp_path / "b", "http://127.0.0.1:9/v1", model, PROMPTS, **many)  # nobody answers there
-    assert again["spent"]["cache_hits"] == 12
+    assert again["cache_hits"] == 12
     assert [row.responses for row in same] == [row.responses for row in rows]
 
 

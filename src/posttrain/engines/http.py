@@ -80,7 +80,10 @@ class HttpWriter:
         requests = []
         for prompt in prompts:
             key = prompt_key(prompt)
-            requests += [self._request(prompt, params, seen[key] * params.n + j) for j in range(params.n)]
+            first = seen[key] * params.n
+            # at temperature 0 every draw is the same one: paid once
+            draws = range(first, first + params.n) if params.temperature else [0] * params.n
+            requests += [self._request(prompt, params, draw) for draw in draws]
             seen[key] += 1
         replies = iter(self.client.ask_all(requests, label))
         return [self._written([next(replies) for _ in range(params.n)], params) for _ in prompts]

@@ -16,9 +16,6 @@ from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
 from posttrain.engines.engines import EngineField, read_engine
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
-from posttrain.engines.token_writer import as_response as as_response
-from posttrain.engines.token_writer import model_name as model_name
-from posttrain.engines.token_writer import respond as respond
 from posttrain.engines.writer import Job, Writer, Written
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
@@ -89,8 +86,7 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
     write_records(ctx.out / "rows.jsonl", samples)
     counts: dict[str, Any] = {"repeated_prompts": len(rows) - len(distinct), "rejected": rejects.rejected}
     counts |= {"no_answer": missing.total(), "no_answer_reasons": dict(missing.most_common(5))}
-    spent = writer.spent()
-    return _summary(samples, writer.name) | counts | ({"spent": spent} if spent else {})
+    return _summary(samples, writer.name) | counts | writer.spent()
 
 
 STEP = Step("sample", SampleConfig, run, version=2)

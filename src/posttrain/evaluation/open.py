@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import SamplingParams
-from posttrain.engines.sample import respond
+from posttrain.engines.token_writer import respond
 from posttrain.models.forest import Branch, Forest, tree_of
 from posttrain.models.forward import LOGPS, SCORES, Output, score_trees
 from posttrain.models.load import Model, load_model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import Engine, SamplingParams
-from posttrain.engines.sample import as_response
+from posttrain.engines.token_writer import as_response
 from posttrain.feedback.judge import Judge, Verdict
 from posttrain.records import Prompt, Response
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+from pydantic import Field
+
 from posttrain.common.config import DataRef
 from posttrain.common.errors import ConfigError, DataError, PosttrainError
 from posttrain.engines.token_writer import model_name
@@ -13,7 +15,7 @@ from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.best_of_n import expected_best, kl_bound
 from posttrain.feedback.judge import Judge, Verdict
-from posttrain.feedback.judges import JudgeField, JudgeUse
+from posttrain.feedback.judge_use import JudgeField, JudgeUse
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.models.spec import as_spec
 from posttrain.records import Prompt, Response, Samples, prompt_key
@@ -22,15 +24,16 @@ from posttrain.records import Prompt, Response, Samples, prompt_key
 class BestOfN(TaskConfig):
     """`gold@n` is the expected gold score of the best of n by the picking judge, `proxy@n` that judge's own,
     `kl@n` the bound on the distance to the sampler in nats; for every n up to the N samples of a prompt, each
-    without bias from the same samples. `best` is the first of the two (proxy without a gold judge) at the
-    largest n, `gain` that less its value at n = 1.
+    without bias from the same samples. `best` is the first of the two (proxy without a gold judge) at `n`,
+    `gain` that less its value at n = 1.
 
     A sample that was cut off, or to which one of the judges gave no answer, is in the third state: it cannot
     be ranked or valued, and `unscored` counts such samples. Its prompt has no value for the largest n then.
 
     data: samples, of which those that the model under evaluation wrote are taken. writer: take those of this
     writer instead, as rows name it (an engine `http` writes under its server's name). pick: the judge that
-    picks (the proxy). gold: the judge whose scores count. group_by: a tag of the prompt; results are also
+    picks (the proxy). gold: the judge whose scores count. n: what `best` and `gain` are for; the largest
+    number of samples where None. group_by: a tag of the prompt; results are also
     given for each of its values.
     """
 
@@ -41,6 +44,7 @@ class BestOfN(TaskConfig):
     data: DataRef | list[DataRef]
     pick: JudgeField
     gold: JudgeField | None = None
+    n: int | None = Field(None, ge=1)
     writer: str | None = None
     group_by: str = ""
 
@@ -52,6 +56,8 @@ class BestOfN(TaskConfig):
         picks = iter(_verdicts(self.pick, items))
         golds = iter(_verdicts(self.gold, items)) if self.gold else None
         largest = max(len(groups[key][1]) for key in keys)
+        if self.n is not None and self.n > largest:
+            raise ConfigError(f"best_of_n: n is {self.n}, and no prompt has more than {largest} samples")
         outcomes = []
         for key in keys:
             prompt, responses = groups[key]
@@ -91,7 +97,7 @@ class BestOfN(TaskConfig):
             for name, values in worth.items():
                 metrics[f"{name}@{n}"] = expected_best(proxy, values, n) if n <= len(proxy) else None
             metrics[f"kl@{n}"] = kl_bound(n)
-        first, last = metrics[f"{main}@1"], metrics[f"{main}@{largest}"]
+        first, last = metrics[f"{main}@1"], metrics[f"{main}@{self.n or largest}"]
         metrics["best"] = last
         metrics["gain"] = None if first is None or last is None else last - first
         metrics["unscored"] = float(len(pairs) - len(scored))
