@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines import GREEDY, model_of, prompts_of, tokens_of
 from tiny import tiny_model
@@ -144,6 +144,7 @@ def test_products_come_in_few_shapes():
     assert new[0] > 10
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=30),
     samples=st.integers(1, 9),

@@ -13,8 +13,10 @@ from posttrain.engines.protocol import SamplingParams
 
 # Tokens whose probabilities are summed at once: first a block is drawn, then a token in it.
 _BLOCK = 256
-# Logits that are worked on at once: 2 MB of float32, what a core's own cache holds on the CPU.
+# Logits that are worked on at once on the CPU: the float32 copies of more would count beside the cache.
 _CHUNK = 500_000
+# Among so many of the likeliest tokens top_p looks first; only where they do not suffice are all sorted.
+_LIKELIEST = 1024
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def probabilities(
     """
     if params.temperature != 1:
         # the largest taken away first, lest a small temperature make it infinite
-        logits = (logits - logits.amax(-1, keepdim=True)) / params.temperature
+        logits = (logits - logits.amax(-1, keepdim=True)).div_(params.temperature)
     if params.top_k is not None and params.top_k < logits.shape[-1]:
         least = logits.topk(params.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
@@ -107,13 +109,19 @@ def probabilities(
 
 def _nucleus(weights: Tensor, share: float) -> Tensor:
     """Keep the smallest set of likeliest tokens with this share of 1; of equals, those of lower id."""
-    ordered = weights.sort(dim=-1, descending=True).values
+    ordered = weights.topk(min(_LIKELIEST, weights.shape[-1]), dim=-1).values
+    if bool((ordered.sum(-1, dtype=torch.float64) < share).any()):
+        ordered = weights.sort(dim=-1, descending=True).values
     before = ordered.cumsum(-1, dtype=torch.float64) - ordered
     kept = (before < share).sum(-1, keepdim=True)  # [R, 1], the likeliest one always
     least = ordered.gather(-1, kept - 1)
-    above, equal = weights > least, weights == least
-    among = equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)
-    return weights.masked_fill(~(above | (equal & among)), 0)
+    ruled_out = weights < least
+    tied = (weights.shape[-1] - ruled_out.sum(-1) > kept[:, 0]).nonzero()[:, 0]  # rows with too many
+    if len(tied):
+        above, equal = weights[tied] > least[tied], weights[tied] == least[tied]
+        among = equal.cumsum(-1) <= kept[tied] - above.sum(-1, keepdim=True)
+        ruled_out[tied] = ~(above | (equal & among))
+    return weights.masked_fill_(ruled_out, 0)
 
 
 def invert(

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def whole_rows(rows: int) -> int:
-    """Rows to compute for so many that are wanted: a power of two below 16, then a multiple of 16 or, of many,
+    """Rows to compute for so many that are wanted: a power of two below 16, then a multiple of 16; of many,
     of an eighth of the power of two below them.
     """
     return _up(rows, 16) if rows > 8 else 1 << max(rows - 1, 0).bit_length()
