@@ -114,6 +114,21 @@ def test_weights_may_change_between_calls():
     assert after == LocalEngine(model).generate(prompts, GREEDY)
 
 
+def test_in_bf16_logps_are_those_of_a_dense_forward_but_for_rounding():
+    model = model_of(tiny_model("qwen2").to(torch.bfloat16))
+    prompts = prompts_of(30, 9)
+    found = LocalEngine(model).generate(prompts, SamplingParams(n=4, max_new_tokens=40))
+    for prompt, answers in zip(prompts, found, strict=True):
+        for answer in answers:
+            with torch.no_grad():
+                dense = model.hf(torch.tensor([[*prompt, *answer.token_ids]])).logits[0].float()
+            said = torch.tensor(answer.token_ids)[:, None]
+            expected = dense[len(prompt) - 1 : -1].log_softmax(-1).gather(-1, said)[:, 0]
+            gap = (torch.tensor(answer.model_logps) - expected).abs()
+            assert gap.mean() < 0.02
+            assert gap.max() < 0.2
+
+
 class Products(TorchDispatchMode):
     """Notes the shapes of all matrix products."""
 
