@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 from tiny import CHAT_END, END, tiny_folder, tiny_tokenizer
 
 from posttrain.common.errors import ConfigError
+from posttrain.feedback.ensemble import EnsembleJudge, RewardEnsemble, combined
+from posttrain.feedback.judge import Verdict
 from posttrain.feedback.judge_use import JudgeUse, read_judge
 from posttrain.feedback.reward_model import RewardModel, RewardModelJudge, readable
+from posttrain.flow.inputs import inputs_of
 from posttrain.models.load import load_model
+from posttrain.models.spec import ModelSpec
 from posttrain.models.template import ChatTemplate
 from posttrain.records import Message, Prompt, Provenance, Response
 
@@ -138,3 +143,98 @@ def test_a_recipe_names_it(folder):
     assert isinstance(use, JudgeUse)
     assert use.label == "reward_model rm"
     assert use == read_judge(use.model_dump())
+
+
+def with_units(folder: Path, **units: tuple[float, float]) -> Path:
+    """Write down how the heads' rewards lie, as training does."""
+    said = {aspect: {"mean": mean, "std": std, "n": 9} for aspect, (mean, std) in units.items()}
+    (folder / "heads.json").write_text(json.dumps({"reward": [], "value": False, "standards": said}))
+    return folder
+
+
+def test_normalised_scores_are_in_standard_deviations(tmp_path):
+    folder = with_units(reward_folder(tmp_path, "helpful", "safe"), helpful=(2.0, 0.5), safe=(-1.0, 4.0))
+    item = (prompt("?"), Response(text="42"))
+    (raw,) = judge_at(folder, aspect="safe").score([item])
+    (found,) = judge_at(folder, aspect="safe", normalise=True).score([item])
+    assert found.parts["helpful"] == pytest.approx((raw.parts["helpful"] - 2.0) / 0.5)
+    assert found.score == found.parts["safe"] == pytest.approx((raw.score + 1.0) / 4.0)
+
+
+def test_unknown_units_are_not_made_up(folder):
+    with pytest.raises(ConfigError, match=r"rewards of overall lie .* normalise: false"):
+        judge_at(folder, normalise=True)
+
+
+def ensemble(*folders: Path, **fields) -> EnsembleJudge:
+    return RewardEnsemble(models=[str(f) for f in folders], precision="float32", **fields).open()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_ensemble_of_models_each_on_its_own_template(tmp_path, keep):
+    """Members are as alone: another architecture, another template, other units."""
+    first = with_units(reward_folder(tmp_path / "a", "overall"), overall=(0.5, 2.0))
+    base = tiny_folder("llama", tmp_path / "b" / "base", max_position_embeddings=128)
+    spec = ModelSpec(path=str(base), chat_template="plain")
+    load_model(spec, dtype=torch.float32, reward_heads=("overall",), seed=5).save(tmp_path / "b" / "rm")
+    second = with_units(tmp_path / "b" / "rm", overall=(-0.5, 0.5))
+    items = [(prompt("?"), Response(text=said)) for said in ("42", "no", "word " * 90)]
+    alone = [judge_at(f, normalise=True).score(items) for f in (first, second)]
+    assert judge_at(second).model.template.text != judge_at(first).model.template.text
+    judge = ensemble(first, second, combine="lcb", penalty=0.5, keep=keep)
+    found = judge.score(items)
+    for verdict, a, b in list(zip(found, *alone, strict=True))[:2]:
+        apart = abs(a.score - b.score) / 2
+        assert verdict.parts == {
+            "rm 1/overall": pytest.approx(a.score),
+            "rm 2/overall": pytest.approx(b.score),
+            "disagreement": pytest.approx(apart),
+        }
+        assert verdict.score == pytest.approx((a.score + b.score) / 2 - 0.5 * apart)
+    assert found[2].score is None  # too long for both: no verdict, not a mean of those who answered
+    assert "longer than the judge takes" in found[2].reason
+    least = ensemble(first, second, combine="min").score(items[:1])[0]
+    assert least.score == pytest.approx(min(a[0].score for a in alone))
+
+
+def test_an_ensemble_of_heads(tmp_path):
+    folder = reward_folder(tmp_path, "overall.0", "overall.1", "overall.2", "safe")
+    item = (prompt("?"), Response(text="42"))
+    judge = ensemble(folder, normalise=False)
+    (found,) = judge.score([item])
+    scores = dense(judge_at(folder, aspect="safe"), judge.kept[0].template.conversation(*item).tokens)[:3]
+    mean = sum(scores) / 3
+    assert found.score == pytest.approx(mean, abs=1e-4)
+    assert found.parts["disagreement"] == pytest.approx(
+        (sum((score - mean) ** 2 for score in scores) / 3) ** 0.5, abs=1e-4
+    )
+    assert list(found.parts) == [*(f"rm/overall.{k}" for k in range(3)), "disagreement"]
+    with pytest.raises(ConfigError, match=r"3 members of it \(for reward_ensemble\)"):
+        judge_at(folder)
+    with pytest.raises(ConfigError, match="single member"):
+        ensemble(folder, normalise=False, aspect="safe")
+    with pytest.raises(ConfigError, match=r"no head for the aspect 'wit'"):
+        ensemble(folder, normalise=False, aspect="wit")
+
+
+def test_one_silent_member_silences_the_ensemble():
+    """None is never a low score, and never left out of the mean."""
+    said = {"a": 1.0, "b": Verdict(None, "cut off"), "c": 3.0}
+    found = combined(said, "mean", 1.0)
+    assert found.score is None
+    assert found.reason == "b: cut off"
+    assert found.parts == {"a": 1.0, "b": None, "c": 3.0, "disagreement": None}
+    assert combined({"a": 1.0, "b": float("nan")}, "min", 1.0).reason == "b: not a finite number"
+    whole = {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert combined(whole, "min", 1.0).score == 1.0
+    assert combined(whole, "lcb", 2.0).score == pytest.approx(2.0 - 2 * (2 / 3) ** 0.5)
+
+
+def test_a_recipe_names_an_ensemble(folder):
+    use = read_judge({"name": "reward_ensemble", "models": [str(folder), str(folder)], "combine": "min"})
+    assert use.label == "reward_ensemble rm 1, rm 2 (min)"
+    assert use == read_judge(use.model_dump())
+    named = [leaf for leaf in inputs_of(use) if leaf.kind == "model"]
+    assert [leaf.value for leaf in named] == [str(folder)] * 2
+    with pytest.raises(ValueError, match="penalty goes with combine: lcb"):
+        read_judge({"name": "reward_ensemble", "models": [str(folder)], "penalty": 2.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.common.config import Config
+from posttrain.feedback.ensemble import RewardEnsemble
 from posttrain.feedback.reward_model import RewardModel
 from posttrain.feedback.verifiers import ExactMatch, Pattern
 from posttrain.feedback.weighted_sum import WeightedSum
@@ -11,5 +12,6 @@ JUDGES: dict[str, type[Config]] = {
     "exact_match": ExactMatch,
     "pattern": Pattern,
     "reward_model": RewardModel,
+    "reward_ensemble": RewardEnsemble,
     "weighted_sum": WeightedSum,
 }

@@ -18,6 +18,15 @@ FILE, NAMES = "heads.safetensors", "heads.json"
 SOLE_ASPECT = "overall"
 
 
+def heads_for(aspects: Sequence[str], aspect: str | None) -> list[int]:
+    """The heads that speak for an aspect; where none is named, for "overall"; where all heads of a model are
+    those of one aspect, they speak for any. Empty where none does.
+    """
+    found = members_of(aspects, aspect or SOLE_ASPECT)
+    stems = {re.sub(r"\.\d+$", "", name) for name in aspects}
+    return found or (list(range(len(aspects))) if len(stems) == 1 else [])
+
+
 @dataclass(frozen=True)
 class Standard:
     """How a head's rewards lie over `n` responses it was trained on: what its units mean."""

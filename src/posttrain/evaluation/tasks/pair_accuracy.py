@@ -8,6 +8,7 @@ from posttrain.common.config import DataRef, ModelRef
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, ModelKind, Outcome, TaskConfig
 from posttrain.formats.rejects import RowError
+from posttrain.models.heads import heads_for
 from posttrain.records import Comparison, prompt_key
 from posttrain.training.methods.pairs import encode_pairs
 
@@ -22,7 +23,8 @@ class PairAccuracy(TaskConfig):
     """The share of comparisons whose chosen response scores higher than the rejected one; equal scores count
     half.
 
-    A reward model's score is that of the head of the comparison's aspect; where it has one head, that one's.
+    A reward model's score is that of the head of the comparison's aspect, or the mean of its members; where
+    all heads are of one aspect, theirs.
     A policy's is its log-probability of the response, summed or
     averaged over tokens (`over`), less that under `reference` where one is given: the implicit reward of DPO
     without its factor β, which changes no ranking (arXiv:2305.18290, section 4). `margin` is chosen minus
@@ -55,10 +57,10 @@ class PairAccuracy(TaskConfig):
         from posttrain.evaluation.open import too_long
 
         made = encode_pairs(rows, model.template)
-        made = [_heard(model, row) or example for row, example in zip(rows, made, strict=True)]
+        made = [heard(model, row) or example for row, example in zip(rows, made, strict=True)]
         usable = [example.branches for example in made if not isinstance(example, RowError)]
         heads = [
-            model.aspects.index(row.aspect) if len(model.aspects) > 1 else 0
+            heads_for(model.aspects, row.aspect)
             for row, example in zip(rows, made, strict=True)
             if not isinstance(example, RowError)
         ]
@@ -69,13 +71,13 @@ class PairAccuracy(TaskConfig):
         ]
 
     def _score(
-        self, model: Model, groups: list[tuple[Branch, ...]], heads: list[int], label: str
+        self, model: Model, groups: list[tuple[Branch, ...]], heads: list[list[int]], label: str
     ) -> list[Pair | None]:
         from posttrain.evaluation.open import reward_groups, score_groups
 
         if model.reward_head is not None:
             given = zip(reward_groups(model, groups, label), heads, strict=True)
-            return [(pair[0][head], pair[1][head]) if pair else None for pair, head in given]
+            return [(mean_of(pair[0], of), mean_of(pair[1], of)) if pair else None for pair, of in given]
         found = []
         for pair in score_groups(model, groups, label):
             per = [path.logp if self.over == "sum" else path.logp / path.tokens for path in pair or ()]
@@ -94,11 +96,16 @@ class PairAccuracy(TaskConfig):
         )
 
 
-def _heard(model: Model, row: Comparison) -> RowError | None:
+def heard(model: Model, row: Comparison) -> RowError | None:
     """Why none of a reward model's several heads can rank a comparison; None where one can."""
-    if len(model.aspects) < 2 or row.aspect in model.aspects:
+    if model.reward_head is None or heads_for(model.aspects, row.aspect):
         return None
     return RowError("aspect", f"'{row.aspect}' has no head (the model's: {', '.join(model.aspects)})")
+
+
+def mean_of(scores: list[float], heads: list[int]) -> float:
+    """The mean score of some of the heads."""
+    return sum(scores[head] for head in heads) / len(heads)
 
 
 def _less(a: Pair | str, b: Pair | str) -> Pair | str:
