@@ -457,8 +457,11 @@ def test_token_ids_and_logprobs_travel_where_the_server_gives_them(tmp_path):
         for said, known in (("model", (None, (-0.5, -1.5))), ("sampled", ((-0.5, -1.5), None))):
             _, rows = run(tmp_path / said, url, engine={"token_ids": said}, temperature=0.7)
             assert (rows[0].responses[0].logps, rows[0].responses[0].model_logps) == known
-    with serving() as (url, _), pytest.raises(ServerError, match="gives no token ids"):
-        run(tmp_path / "c", url, engine={"token_ids": "model"})
+    with serving() as (url, seen):
+        for says in ("gives no token ids", "without token ids"):  # at the first answer; from the cache
+            with pytest.raises(ServerError, match=says):
+                run(tmp_path / "c", url, PROMPTS[:1], engine={"token_ids": "model", "concurrency": 1})
+        assert len(seen.bodies) == 1
 
 
 def test_images_are_sent_as_data_and_files_are_turned_away(tmp_path):

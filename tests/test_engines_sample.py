@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from tiny import tiny_folder, tiny_tokenizer
 
-from posttrain.common.config import parse
+from posttrain.common.config import Config, parse
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.engines import sample
@@ -18,6 +19,7 @@ from posttrain.engines.protocol import Completion, SamplingParams
 from posttrain.engines.sample import STEP, SampleConfig
 from posttrain.engines.scripted import ScriptedEngine
 from posttrain.engines.token_writer import as_response, model_name, respond
+from posttrain.engines.writer import Written
 from posttrain.formats.write import write_records
 from posttrain.models.spec import ModelSpec
 from posttrain.models.template import ChatTemplate
@@ -113,6 +115,59 @@ def test_a_prompt_without_room_is_rejected_with_its_reason(tmp_path, model):
         run(tmp_path / "b", model, prompts)
     with pytest.raises(DataError, match="no prompt to answer"):
         run(tmp_path / "c", model, prompts[1:], max_rejected=1.0)
+
+
+class Parrot(Config):
+    """A third party's engine: repeats each prompt, and falls silent at the word "hush"."""
+
+    takes: ClassVar[frozenset[str]] = frozenset()
+    name: str = "polly"
+    keeps: bool = False
+
+    def check(self, params):
+        if params.temperature == 0:
+            raise ValueError("a parrot is never greedy")
+
+    def open(self, job):
+        assert job.model is None
+        return self
+
+    def turned_away(self, prompts):
+        return ["too clever" if "why" in prompt.text else "" for prompt in prompts]
+
+    def write(self, prompts, params, label="sample"):
+        return [
+            Written((), ("hush",) * params.n)
+            if "hush" in prompt.text
+            else Written((Response(text=prompt.text, finish="stop"),), ("tired",) * (params.n - 1))
+            for prompt in prompts
+        ]
+
+    def spent(self):
+        return {"seeds": 7}
+
+
+def test_a_third_partys_engine_is_named_by_its_path(tmp_path):
+    rows = [ask("a", "why?"), ask("b", "hello"), ask("c", "hush")]
+    write_records(tmp_path / "prompts.jsonl", rows)
+    given = {"engine": f"{__name__}:Parrot", "prompts": str(tmp_path / "prompts.jsonl"), "n": 3}
+    cfg = parse(SampleConfig, given | {"max_rejected": 0.7}, "test")
+    summary = STEP.run(cfg, StepContext(tmp_path / "out", tmp_path / "state", "sample"))
+    (row,) = map(
+        Samples.model_validate_json, (tmp_path / "out" / "rows.jsonl").read_text("utf-8").splitlines()
+    )
+    assert (row.model, [response.text for response in row.responses]) == ("polly", ["hello"])
+    assert (summary["rejected"], summary["seeds"], summary["tokens"]) == (2, 7, None)
+    assert summary["no_answer_reasons"] == {"hush": 3, "tired": 2}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["line"], line["reason"]) for line in lines] == [
+        (1, "too clever"),
+        (2, "no answer: tired"),
+        (2, "no answer: tired"),
+        (3, "no answer: hush"),
+    ]
+    with pytest.raises(ConfigError, match="never greedy"):
+        parse(SampleConfig, given | {"temperature": 0}, "test")
 
 
 def test_limit_takes_the_first_prompts(tmp_path, model):

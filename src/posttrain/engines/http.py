@@ -120,7 +120,7 @@ class HttpWriter:
             return reply.reason
         if self.cfg.token_ids is not None and reply.token_ids is None:
             raise ServerError(
-                f"server {self.cfg.base_url} gives no token ids with log-probs; leave out engine.token_ids"
+                f"'{self.cfg.model}' answered without token ids or log-probs; leave out engine.token_ids"
             )
         try:
             return Response(

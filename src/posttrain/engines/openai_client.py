@@ -150,6 +150,9 @@ class _Round:
 
     def _check(self, reply: Reply | NoReply, request: Request, uncounted: bool) -> None:
         """Stop where a server does not do what it was asked to, or cannot be held to a budget."""
+        wants_ids = bool(request.body.get("return_token_ids"))
+        if wants_ids and isinstance(reply, Reply) and reply.token_ids is None:
+            self._give_up(ServerError(self._told("gives no token ids with log-probs; do not ask for them")))
         if reply.output is not None and reply.output > request.max_tokens:
             self._give_up(
                 ServerError(

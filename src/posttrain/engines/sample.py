@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -79,7 +79,8 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
         writer = cfg.engine.engine.open(job)
         asked = _askable(distinct[: cfg.limit], writer, cfg.prompts, rejects)
         rejects.check(cfg.max_rejected)
-        samples, missing = _collect(cfg, ctx, writer, asked, rejects)
+        lines = _answered(cfg, ctx, writer, [prompt for _, prompt in asked])
+        samples, missing = _collect(asked, lines, cfg.prompts, rejects)
     rejects.check(cfg.max_rejected)
     if not samples:
         raise DataError(f"{cfg.prompts}: not one answer to {len(asked)} prompts; see rejected.jsonl")
@@ -92,14 +93,19 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
 STEP = Step("sample", SampleConfig, run, version=2)
 
 
-def _askable(prompts: Sequence[Prompt], writer: Writer, source: str, rejects: Rejects) -> list[Prompt]:
-    """The prompts that the writer takes; the others are rejected. Raises DataError where there is none."""
+def _askable(
+    prompts: Sequence[Prompt], writer: Writer, source: str, rejects: Rejects
+) -> list[tuple[int, Prompt]]:
+    """The prompts that the writer takes, numbered from 1; the others are rejected.
+
+    Raises DataError where there is none.
+    """
     kept = []
-    for line, (prompt, why) in enumerate(zip(prompts, writer.turned_away(prompts), strict=True), 1):
+    for number, (prompt, why) in enumerate(zip(prompts, writer.turned_away(prompts), strict=True), 1):
         if why:
-            rejects.add(source, line, RowError("messages", why), prompt.model_dump(mode="json"))
+            rejects.add(source, number, RowError("messages", why), prompt.model_dump(mode="json"))
         else:
-            kept.append(prompt)
+            kept.append((number, prompt))
     if not kept:
         raise DataError(f"{source}: no prompt to answer among {len(prompts)}; see rejected.jsonl")
     rejects.kept = len(kept)
@@ -107,27 +113,14 @@ def _askable(prompts: Sequence[Prompt], writer: Writer, source: str, rejects: Re
 
 
 def _collect(
-    cfg: SampleConfig, ctx: StepContext, writer: Writer, asked: Sequence[Prompt], rejects: Rejects
+    asked: Sequence[tuple[int, Prompt]], lines: Iterable[bytes], source: str, rejects: Rejects
 ) -> tuple[list[Samples], Counter[str]]:
     """The rows, and why answers are missing. A prompt without any answer is rejected, one with some is not;
     both stand in rejected.jsonl.
     """
-    params = cfg.params
-    size = len(asked) if writer.keeps else max(_CHUNK // params.n, 1)
-
-    def work(number: int, chunk: Sequence[Prompt]) -> list[bytes]:
-        # Each chunk is a call of its own: where samples go by their place in it, it needs its own seed.
-        seed = params.seed if writer.keeps else int(row_id(params.seed, number), 16)
-        label = f"{ctx.label} {number + 1}/{-(-len(asked) // size)}" if len(asked) > size else ctx.label
-        written = writer.write(chunk, params.model_copy(update={"seed": seed}), label)
-        return [_line(p, w, writer.name, params) for p, w in zip(chunk, written, strict=True)]
-
-    chunks = in_chunks(asked, size, ctx.state, work)
     samples: list[Samples] = []
     missing: Counter[str] = Counter()
-    for place, (prompt, line) in enumerate(
-        zip(asked, (line for lines in chunks for line in lines), strict=True), 1
-    ):
+    for (number, prompt), line in zip(asked, lines, strict=True):
         why, _, row = line.partition(b"\t")
         reasons = json.loads(why)
         missing.update(reasons)
@@ -137,8 +130,26 @@ def _collect(
             rejects.kept -= 1
         for reason in reasons if row.strip() else reasons[:1]:
             error = RowError("responses", f"no answer: {reason}", by_choice=bool(row.strip()))
-            rejects.add(cfg.prompts, place, error, prompt.model_dump(mode="json"))
+            rejects.add(source, number, error, prompt.model_dump(mode="json"))
     return samples, missing
+
+
+def _answered(
+    cfg: SampleConfig, ctx: StepContext, writer: Writer, prompts: Sequence[Prompt]
+) -> Iterator[bytes]:
+    """A line a prompt (`_line`), chunk by chunk, those that a killed run finished first."""
+    params = cfg.params
+    size = len(prompts) if writer.keeps else max(_CHUNK // params.n, 1)
+
+    def work(number: int, chunk: Sequence[Prompt]) -> list[bytes]:
+        # Each chunk is a call of its own: where samples go by their place in it, it needs its own seed.
+        seed = params.seed if writer.keeps else int(row_id(params.seed, number), 16)
+        label = f"{ctx.label} {number + 1}/{-(-len(prompts) // size)}" if len(prompts) > size else ctx.label
+        written = writer.write(chunk, params.model_copy(update={"seed": seed}), label)
+        return [_line(p, w, writer.name, params) for p, w in zip(chunk, written, strict=True)]
+
+    for lines in in_chunks(prompts, size, ctx.state, work):
+        yield from lines
 
 
 def _line(prompt: Prompt, written: Written, model: str, params: SamplingParams) -> bytes:
