@@ -6,7 +6,7 @@ import math
 import random
 
 from posttrain.common.config import Config
-from posttrain.feedback.judge import Verdict
+from posttrain.feedback.judge import Preference, Verdict
 
 
 class Evens(Config):
@@ -62,3 +62,20 @@ def reward(token, scale):
 
 def gumbel(rng):
     return -math.log(-math.log(rng.random()))
+
+
+class Odds(Evens):
+    """The share of odd tokens."""
+
+    def score(self, items):
+        return [Verdict(1 - v.score) for v in super().score(items)]
+
+
+class Longer(Config):
+    """Compares: the longer one is better."""
+
+    def open(self):
+        return self
+
+    def compare(self, items):
+        return [Preference(float(len(a.token_ids) > len(b.token_ids))) for _, a, b in items]

@@ -17,10 +17,11 @@ from posttrain.feedback.judge import Judge
 from posttrain.models.forest import Branch
 from posttrain.records import row_id
 from posttrain.training.methods.base import REFERENCE, Example, Method
+from posttrain.training.monitor import Golds, Monitor
 from posttrain.training.offline import Plan, encode_rows
 from posttrain.training.rollout import Answers, Asked, Group, answer, means
-from posttrain.training.rollout_data import policy_data, reference_stream, rows_of
-from posttrain.training.sample_log import SampleLog
+from posttrain.training.rollout_data import drawn_metrics, policy_data, reference_stream, rows_of
+from posttrain.training.sample_log import RolloutLog, kept_answers
 from posttrain.training.source import Data, Offline, Part, Work
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Online:
     """A `Source` of optimizer steps; `updates` of them learn from each rollout.
 
     reference: the frozen model of the KL, None where there is none. beside: rows learned beside the answers.
+    monitor: looks whether the reward is still worth having.
     """
 
     def __init__(
@@ -63,17 +65,18 @@ class Online:
         out: Path,
         label: str,
         beside: tuple[Part, Offline] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         assert cfg.online is not None
         self.cfg, self.online, self.method, self.label = cfg, cfg.online, method, label
         self.model, self.reference, self.judge = model, reference, judge
-        self.prompts, self.longest, self.beside = prompts, longest, beside
+        self.prompts, self.longest, self.beside, self.monitor = prompts, longest, beside, monitor
         self.engine = LocalEngine(model, cfg.online.batch_tokens)
         self.per_rollout = min(cfg.online.rollout_prompts or cfg.batch_size, len(prompts))
         self.parts = -(-self.per_rollout // cfg.batch_size)  # minibatches of one pass
         self.updates = self.parts * cfg.online.passes
         self.plan = Plan((1,) * len(prompts), cfg.seed, self.per_rollout)
-        self.log = SampleLog(out / "samples.jsonl", cfg.online.keep_samples)
+        self.samples, self.checks = RolloutLog(out / "samples.jsonl"), RolloutLog(out / "monitor.jsonl")
         self.now = Progress(kl=getattr(cfg.method, "kl", 0.0), counts=Counter())
         self.ended = ""  # why there was nothing left to learn
 
@@ -83,12 +86,13 @@ class Online:
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         """See `Source`."""
+        for log in (self.samples, self.checks):  # of what a killed run did after this state
+            log.cut(self.now.asked)
         beside = self.beside[1].plan.batches(start, stop) if self.beside else None
         for step in range(start, stop):
             number, update = divmod(step, self.updates)
-            if self.now.data is None or self.now.number != number:
-                if not self._next(number):
-                    return
+            if (self.now.data is None or self.now.number != number) and not self._next(number):
+                return
             assert self.now.data is not None
             chosen = self._minibatch(number, update)
             part = self.beside[0].of(next(beside)) if self.beside and beside else None
@@ -116,9 +120,14 @@ class Online:
             data, metrics = self._learnable(answers, number, counts)
             assert now.counts is not None
             now.counts.update(counts)
-            if data is not None and len(data.examples) >= self.parts:
+            enough = data is not None and len(data.examples) >= self.parts
+            seen, golds = self._watch(answers.groups, number, metrics) if enough else ({}, None)
+            self.samples.write(now.asked - 1, kept_answers(answers.groups, self.online.keep_samples, golds))
+            if self.ended:
+                return False
+            if enough:
                 now.number, now.data = number, data
-                now.metrics = {"rollout": float(number + 1), **means(answers), **metrics}
+                now.metrics = {"rollout": float(number + 1), **means(answers), **metrics, **seen}
                 return True
         reason = (
             f"{EMPTY} rollouts in a row gave too little to learn from: {dict(now.counts or {})}. Answers "
@@ -131,9 +140,22 @@ class Online:
         print(f"{self.label}: {self.ended}", file=sys.stderr)
         return False
 
+    def _watch(
+        self, groups: Sequence[Group], number: int, metrics: dict[str, float]
+    ) -> tuple[dict[str, float], Golds | None]:
+        """What the monitor sees in rollout `number`, where it is to look; an alarm may end the run."""
+        if self.monitor is None or not self.monitor.due(number):
+            return {}, None
+        seen, golds = self.monitor.check(groups, number)
+        away = {"kl": metrics["kl"]} if "kl" in metrics else {}
+        self.checks.write(self.now.asked - 1, [{**away, **seen}])
+        if self.monitor.alarm and self.monitor.cfg.stop:
+            self.ended = f"ended after {number} rollouts: {self.monitor.why()}"
+        return seen, golds
+
     def _answer(self, asked: Sequence[Asked], number: int) -> Answers:
         seed = int(row_id(self.cfg.seed, "rollout", number), 16) >> 1
-        done = answer(
+        return answer(
             self.engine,
             self.model.template,
             self.judge,
@@ -142,8 +164,6 @@ class Online:
             self.online.truncated,
             f"{self.label}: rollout {number + 1}",
         )
-        self.log.write(number, done.groups)
-        return done
 
     def _learnable(
         self, answers: Answers, number: int, counts: Counter[str]
@@ -191,13 +211,16 @@ class Online:
         streams = {}
         if self.reference is not None:
             streams[REFERENCE] = reference_stream(self.reference, made, self.cfg.micro_tokens)
-        return Data(made.examples, streams), {"rows": float(len(made.examples))}
+        drawn = drawn_metrics(groups, self.reference, self.online.temperature, self.cfg.micro_tokens)
+        return Data(made.examples, streams), {"rows": float(len(made.examples)), **drawn}
 
     def summary(self) -> dict[str, Any]:
         """For the manifest: what was sampled, and what could not be learned from."""
         counts = self.now.counts or Counter()
         early = {"ended_early": self.ended} if self.ended else {}
-        return {"online": {"rollouts": counts["rollouts"], **{k: counts[k] for k in sorted(counts)}, **early}}
+        seen = {"monitor": self.monitor.summary()} if self.monitor else {}
+        known = {k: counts[k] for k in sorted(counts)}
+        return {"online": {"rollouts": counts["rollouts"], **known, **seen, **early}}
 
     def state(self) -> dict[str, Any]:
         """See `Source`; plain data alone."""
@@ -206,13 +229,16 @@ class Online:
             **{name: getattr(now, name) for name in ("number", "asked", "kl", "metrics")},
             "counts": dict(now.counts or {}),
             "data": None if now.data is None else _plain(now.data),
+            "monitor": None if self.monitor is None else self.monitor.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """See `Source`."""
+        own = {name: value for name, value in state.items() if name != "monitor"}
         data = None if state["data"] is None else _from_plain(state["data"])
-        self.now = Progress(**{**state, "data": data, "counts": Counter(state["counts"])})
-        self.log.cut(self.now.asked)
+        self.now = Progress(**{**own, "data": data, "counts": Counter(state["counts"])})
+        if self.monitor is not None:
+            self.monitor.load(state["monitor"])
 
 
 def _plain(data: Data) -> dict[str, Any]:

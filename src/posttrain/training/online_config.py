@@ -36,6 +36,24 @@ class Mix(Config):
         return method
 
 
+class MonitorConfig(Config):
+    """A gold judge that looks on and is never learned from (see docs/rlhf-monitor.md).
+
+    judge: where the truth is known, the truth (`playground/oracle`); elsewhere a judge that the reward was
+    not made with. every: rollouts from one check to the next; the first is of the policy as it began.
+    level: of the interval by which gold must have fallen from its best. tolerance: by how much it may, in the
+    gold judge's units. patience: such checks in a row that are an alarm. stop: training ends at an alarm; the
+    policy saved is the one at that moment.
+    """
+
+    judge: JudgeField
+    every: int = Field(1, ge=1)
+    level: float = Field(0.99, gt=0.5, lt=1)
+    tolerance: float = Field(0.0, ge=0)
+    patience: int = Field(2, ge=1)
+    stop: bool = False
+
+
 class OnlineConfig(Config):
     """Answers are sampled from the policy, judged, learned from, and sampled anew.
 
@@ -49,8 +67,8 @@ class OnlineConfig(Config):
     pairs, min_gap: for objectives that learn from comparisons, which pairs of a prompt's answers to make
     (as in `judge`). good_above: for objectives that learn from labels, the score from which on an answer is
     good; None is the mean of its prompt's answers.
-    mix: other rows to learn beside. keep_samples: answers of each rollout kept in samples.jsonl to be looked
-    at. batch_tokens: bound on the tokens held in the sampler's cache at once (memory, not result).
+    mix: other rows to learn beside. monitor: a gold judge that tells whether the reward is still worth
+    having. keep_samples: answers of each rollout kept in samples.jsonl to be looked at. batch_tokens: bound on the tokens held in the sampler's cache at once (memory, not result).
     """
 
     prompts: DataRef | list[DataRef]
@@ -65,6 +83,7 @@ class OnlineConfig(Config):
     min_gap: float = Field(0.0, ge=0)
     good_above: float | None = None
     mix: Mix | None = None
+    monitor: MonitorConfig | None = None
     keep_samples: Annotated[int, Runtime(), Field(ge=0)] = 4
     batch_tokens: Annotated[int, Runtime(), Field(ge=1)] = BATCH_TOKENS
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.feedback.judge import Judge
+from posttrain.feedback.judge_use import JudgeUse
 from posttrain.formats import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.models.load import load_model
@@ -16,6 +17,7 @@ from posttrain.records import Prompt
 from posttrain.training.critic import frozen_copy
 from posttrain.training.methods import method_named
 from posttrain.training.methods.base import REFERENCE, Method
+from posttrain.training.monitor import Monitor
 from posttrain.training.offline import Encoded, Plan, encode_rows, grow
 from posttrain.training.online import Online
 from posttrain.training.rollout import Asked
@@ -93,19 +95,29 @@ def open_online(
     Raises ConfigError for a judge that cannot score.
     """
     assert cfg.online is not None
-    judge = cfg.online.judge.open()
-    if not isinstance(judge, Judge):
-        raise ConfigError(f"online.judge: '{cfg.online.judge.name}' compares and does not score")
+    judge = _scores(cfg.online.judge, "online.judge")
+    monitor = None
+    if cfg.online.monitor is not None:
+        gold = _scores(cfg.online.monitor.judge, "online.monitor.judge")
+        monitor = Monitor(cfg.online.monitor, gold, ctx.label)
     reference = _reference(cfg, method, model, device)
     asked, beside = found
-    source = Online(
-        cfg, method, model, reference, judge, asked, longest_row(cfg, model), ctx.out, ctx.label, beside
-    )
+    longest = longest_row(cfg, model)
+    source = Online(cfg, method, model, reference, judge, asked, longest, ctx.out, ctx.label, beside, monitor)
+    if monitor is not None and source.per_rollout < 2:
+        raise ConfigError("online.monitor: a rollout of one prompt has no interval; answer two or more")
     streams = {}
     if heldout.examples and reference is not None:
         streams[REFERENCE] = reference_stream(reference, heldout, cfg.micro_tokens)
     gc.collect()
     return source, streams
+
+
+def _scores(use: JudgeUse, where: str) -> Judge:
+    judge = use.open()
+    if not isinstance(judge, Judge):
+        raise ConfigError(f"{where}: '{use.name}' compares and does not score")
+    return judge
 
 
 def _reference(cfg: TrainConfig, method: Method, model: Model, device: str) -> Model | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,18 @@ def means(answers: Answers) -> dict[str, float]:
             "reward": mean,
             "reward_std": (sum((r - mean) ** 2 for r in rewards) / len(rewards)) ** 0.5,
         }
+        lengths = [len(answer.response.token_ids or ()) for answer in scored]
+        found |= _correlation(rewards, lengths)
     for part in sorted({name for answer in scored for name in answer.parts}):
         values = [answer.parts[part] for answer in scored if part in answer.parts]
         found[f"reward_{part}"] = sum(values) / len(values)
     return found | {f"{name}_seconds": round(s, 3) for name, s in answers.seconds.items()}
+
+
+def _correlation(rewards: Sequence[float], lengths: Sequence[int]) -> dict[str, float]:
+    """length_correlation: Pearson's, of reward and length over the answers; none where either is the same for
+    all.
+    """
+    if len(set(rewards)) < 2 or len(set(lengths)) < 2:
+        return {}
+    return {"length_correlation": statistics.correlation(rewards, lengths)}

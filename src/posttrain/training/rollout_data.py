@@ -104,9 +104,8 @@ def _mask(prompt: Sequence[int], answer: Scored) -> list[bool]:
 
 
 def _policy_metrics(rollout: Rollout, sampler: Tensor, along: dict[str, Tensor]) -> dict[str, float]:
-    """entropy: -log π of what was drawn, nats a token, an unbiased estimate. kl: log π - log π_ref summed
-    over the answer (k1), nats an answer; kl_k3: the same by Schulman's k3, never negative.
-    explained_variance: of the returns by the critic.
+    """entropy: -log π of what was drawn, nats a token, an unbiased estimate. explained_variance: of the
+    returns by the critic.
     """
     found = {"entropy": -sampler.mean().item(), "kl_weight": rollout.kl}
     if rollout.logps is not sampler:
@@ -116,9 +115,7 @@ def _policy_metrics(rollout: Rollout, sampler: Tensor, along: dict[str, Tensor])
             "sampler_ratio_max": apart.exp().max().item(),
         }
     if rollout.reference is not None:
-        back = rollout.reference - rollout.logps
-        found["kl"] = -rollout.per_answer(back).mean().item()
-        found["kl_k3"] = rollout.per_answer(back.exp() - 1 - back).mean().item()
+        found |= _kl_metrics(rollout.logps, rollout.reference, rollout.lengths)
     if "returns" in along:
         returns, values = along["returns"], along["old_values"]
         spread = returns.var().item() if len(returns) > 1 else 0.0
@@ -126,6 +123,37 @@ def _policy_metrics(rollout: Rollout, sampler: Tensor, along: dict[str, Tensor])
             found["explained_variance"] = 1 - (returns - values).var().item() / spread
         found["returns"] = returns.mean().item()
     return found
+
+
+def drawn_metrics(
+    groups: Sequence[Group], reference: Model | None, temperature: float, budget: int
+) -> dict[str, float]:
+    """entropy and, where there is a reference, kl and kl_k3, as for a policy gradient; of the sampler's own
+    log-probs, for nothing else is known of the answers.
+    """
+    found = [group for group in groups if group.answers]
+    answers = [answer for group in found for answer in group.answers]
+    drawn = torch.cat([torch.tensor(answer.response.logps) for answer in answers])
+    metrics = {"entropy": -drawn.mean().item()}
+    if reference is None:
+        return metrics
+    how = {"budget": budget, "temperature": temperature, "label": "score"}
+    examples = [_example(group, {}) for group in found]
+    told = along_tokens(reference, examples, frozenset({LOGPS}), **how)
+    lengths = torch.tensor([len(answer.response.token_ids or ()) for answer in answers])
+    return metrics | _kl_metrics(drawn, torch.cat([each[LOGPS] for each in told]), lengths)
+
+
+def _kl_metrics(logps: Tensor, reference: Tensor, lengths: Tensor) -> dict[str, float]:
+    """kl: log π - log π_ref summed over an answer (k1), nats an answer; kl_k3: the same by Schulman's k3.
+
+    logps, reference: [M]; lengths: [B].
+    """
+    back = (reference - logps).split(lengths.tolist())
+    return {
+        "kl": -torch.stack([each.sum() for each in back]).mean().item(),
+        "kl_k3": torch.stack([(each.exp() - 1 - each).sum() for each in back]).mean().item(),
+    }
 
 
 def rows_of(

@@ -1,54 +1,61 @@
-"""A few answers of every rollout, kept to be looked at: in the terminal, in the report, by hand."""
+"""What is kept of every rollout beside its metrics: a few answers, and what the monitor saw."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from posttrain.common.files import atomic
 from posttrain.training.rollout import Group
 
 
 @final
-class SampleLog:
-    """Appends lines {rollout, prompt, response, reward, parts, finish} to `path`.
+class RolloutLog:
+    """Appends lines to `path`, each with the number of its `rollout`, from 1."""
 
-    keep: answers of a rollout, the first of as many prompts; always the same prompts' places, so nothing is
-    picked for being good.
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def __init__(self, path: Path, keep: int) -> None:
-        self.path, self.keep = path, keep
-
-    def write(self, number: int, groups: Sequence[Group]) -> None:
-        """Note rollout `number` (from 0); what a killed run wrote of it or after it is dropped."""
-        if number == 0:
-            self.path.unlink(missing_ok=True)
-        lines = [
-            {
-                "rollout": number + 1,
-                "prompt": group.asked.prompt.text,
-                "response": group.answers[0].response.text,
-                "reward": group.answers[0].reward,
-                "parts": dict(group.answers[0].parts),
-                "finish": group.answers[0].response.finish,
-            }
-            for group in groups
-            if group.answers
-        ][: self.keep]
+    def write(self, number: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Note lines of rollout `number`, from 0."""
         if lines:
             with open(self.path, "a", encoding="utf-8") as f:
-                f.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                f.writelines(
+                    json.dumps({"rollout": number + 1, **line}, ensure_ascii=False) + "\n" for line in lines
+                )
 
     def cut(self, rollouts: int) -> None:
-        """Keep the lines of the first `rollouts` rollouts."""
+        """Keep the lines of the first `rollouts` rollouts: what a killed run wrote after them is dropped."""
         if not self.path.is_file():
             return
         kept = [line for line in self.path.read_bytes().splitlines(True) if _rollout(line) <= rollouts]
         with atomic(self.path, "wb") as f:
             f.writelines(kept)
+
+
+def kept_answers(
+    groups: Sequence[Group], keep: int, golds: Sequence[Sequence[float | None]] | None
+) -> list[dict[str, Any]]:
+    """The first answer to each of the first `keep` prompts: always the same places, so that nothing is picked
+    for being good. golds: gold scores of all answers, where the monitor looked.
+    """
+    places = [i for i, group in enumerate(groups) if group.answers][:keep]
+    return [_line(groups[i], {} if golds is None else {"gold": golds[i][0]}) for i in places]
+
+
+def _line(group: Group, gold: dict[str, float | None]) -> dict[str, Any]:
+    answer = group.answers[0]
+    return {
+        "prompt": group.asked.prompt.text,
+        "response": answer.response.text,
+        "tokens": len(answer.response.token_ids or ()),
+        "reward": answer.reward,
+        **gold,
+        "parts": dict(answer.parts),
+        "finish": answer.response.finish,
+    }
 
 
 def _rollout(line: bytes) -> float:
