@@ -83,7 +83,7 @@ def test_rows_may_fork_from_any_prefix_of_what_was_read(arch):
     (text, other), own = prompts_of(37, 12), prompts_of(4, 4, 4, 4, seed=9)
     with torch.inference_mode():
         slots, _ = reading.prefill(model.hf, [text, other])
-        wave = Wave(slots, [0, 0, 1, 0], [5, 37, 12, 20], torch.device("cpu"))
+        wave = Wave(slots, [0, 0, 1, 0], [5, 37, 12, 20], 4, torch.device("cpu"))
         for step in range(4):
             logits = ForestDecoder(model.hf).step([wave], torch.tensor([said[step] for said in own]))
         rows = [text[:5] + own[0], text + own[1], other + own[2], text[:20] + own[3]]
@@ -182,8 +182,8 @@ def test_every_sample_begins_once_and_within_its_room(lengths, samples, limit, b
 
 
 def test_prompts_of_other_lengths_get_other_waves():
-    """Two prompts of 2,000 tokens and thirty of 30, two samples each: apart 2 * 2016 + 32 * 32 slot tokens,
-    together 32 * 2016. Where the lengths are alike, a wave of its own would cost more than it saves.
+    """Two prompts of 2,000 tokens and thirty of 30, two samples each: apart 2 * 2048 + 32 * 32 slot tokens,
+    together 32 * 2048. Where the lengths are alike, a wave of its own would cost more than it saves.
     """
     names = [(i, j) for i in range(32) for j in range(2)]
     long, short = alike(names, [2000] * 2 + [30] * 30)

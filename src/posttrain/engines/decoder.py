@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from posttrain.engines.shapes import longest
+from posttrain.engines.shapes import filled, longest
 
 # padded: rows of any lengths, padded on the left. even: rows of one length. plain: the same, and no cache.
 Mode = Literal["padded", "even", "plain"]
@@ -78,11 +78,14 @@ class RowDecoder:
     def __init__(self, hf: Any) -> None:
         self.wiring = wire(hf)
 
-    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int]) -> tuple[Rows, Tensor]:
-        """Rows that continue prompts[slot[r]]; logits [R, V] of each row's first token."""
-        rows = Rows(self.wiring, prompts)
-        rows.select(slot)
-        return rows, rows.logits
+    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int], rows: int) -> tuple[Rows, Tensor]:
+        """Rows that continue prompts[slot[r]], and more up to `rows` that nobody wants.
+
+        Also logits [R, V] of each row's first token.
+        """
+        begun = Rows(self.wiring, prompts)
+        begun.select(filled(slot, rows), len(slot))
+        return begun, begun.logits
 
     def step(self, waves: Sequence[Rows], tokens: Tensor) -> Tensor:
         """Append tokens [R] to the rows; logits [R, V] of what comes after."""
@@ -115,8 +118,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.next_position)
 
-    def select(self, kept: list[int]) -> None:
-        """Keep these rows, in this order; a row may be named more than once."""
+    def select(self, kept: list[int], wanted: int) -> None:
+        """Keep these rows, in this order, the first `wanted` for what they say; a row may be named more than
+        once.
+        """
         rows = torch.tensor(kept, device=self.next_position.device)
         self.logits = self.logits.index_select(0, rows)
         self.next_position = self.next_position.index_select(0, rows)
@@ -208,7 +213,7 @@ def _error(wiring: Wiring) -> float:
     ]
     rows = Rows(wiring, [texts[0][:short].tolist(), texts[1][:long].tolist()])
     order = [1, 0, 1]
-    rows.select(order)
+    rows.select(order, len(order))
     for step in range(3):
         rows.push(torch.stack([texts[i][(short, long)[i] + step] for i in order]))
     plain = [hf(input_ids=text[None], use_cache=False).logits[0, -1].float() for text in texts]

@@ -27,14 +27,17 @@ class ForestDecoder:
         end = longest(hf)
         self._last = None if end is None else end - 1  # rows that are over, and stay, go no further
 
-    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int]) -> tuple[Wave, Tensor]:
-        """Rows that continue prompts[slot[r]]; logits [R, V] of each row's first token."""
+    def begin(self, prompts: Sequence[Sequence[int]], slot: list[int], rows: int) -> tuple[Wave, Tensor]:
+        """Rows that continue prompts[slot[r]], and more up to `rows` that nobody wants.
+
+        Also logits [R, V] of each row's first token.
+        """
         slots, hidden = prefill(self.hf, prompts)
         rounded = filled([*range(len(prompts))], whole_rows(len(prompts)))
         hidden = hidden.index_select(0, torch.tensor(rounded, device=hidden.device))
-        index = torch.tensor(slot, device=hidden.device)
+        index = torch.tensor(filled(slot, rows), device=hidden.device)
         logits = next_logits(self.hf, hidden).index_select(0, index)
-        return Wave(slots, slot, [slots.lengths[s] for s in slot], hidden.device), logits
+        return Wave(slots, slot, [slots.lengths[s] for s in slot], rows, hidden.device), logits
 
     def step(self, waves: Sequence[Wave], tokens: Tensor) -> Tensor:
         """Append tokens [R] to all rows of `waves`, in order; logits [R, V] of what comes after."""

@@ -17,7 +17,7 @@ from posttrain.engines.decoder import RowDecoder
 from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams
 from posttrain.engines.sampling import draw, uniforms
-from posttrain.engines.shapes import filled, longest
+from posttrain.engines.shapes import longest
 from posttrain.engines.stopping import StopStrings, stop_ids
 from posttrain.engines.waiting import Name, PaddedBatches, SharedPrompts, Waiting
 
@@ -31,7 +31,7 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def select(self, kept: list[int]) -> None: ...
+    def select(self, kept: list[int], wanted: int) -> None: ...
 
 
 @dataclass
@@ -98,7 +98,7 @@ class LocalEngine:
         stops = StopStrings(self.model, params.stop)
         said: list[int] = []
         with self._inference() as decoder:
-            batch, logits = decoder.begin([prompt], [0])
+            batch, logits = decoder.begin([prompt], [0], 1)
         for step in range(limit):
             with self._inference():
                 token = draw(
@@ -187,8 +187,8 @@ class LocalEngine:
         answers = Answers(names, [limits[i] for i, _ in names], params, self._stop_ids.device)
         asked = list(dict.fromkeys(i for i, _ in names))
         at = {prompt: place for place, prompt in enumerate(asked)}
-        slot = filled([at[i] for i, _ in names], len(answers.rows))
-        batch, logits = decoder.begin([prompts[i] for i in asked], slot)
+        slot = [at[i] for i, _ in names]
+        batch, logits = decoder.begin([prompts[i] for i in asked], slot, len(answers.rows))
         return _Party(batch, answers, logits, sum(len(prompts[i]) for i in asked))
 
     def _draw(self, party: _Party, params: SamplingParams, stops: StopStrings, bar: Bar) -> Tensor | None:
@@ -206,5 +206,5 @@ class LocalEngine:
         kept = answers.leave(going)
         if kept is None:
             return drawn.tokens
-        party.batch.select(kept.tolist())
+        party.batch.select(kept.tolist(), len(going))
         return drawn.tokens[kept]

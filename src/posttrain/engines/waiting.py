@@ -14,7 +14,7 @@ Name = tuple[int, int]  # prompt, sample
 # of their own.
 _ENTER = 1 / 4
 # What a row costs a step, and what a wave of its own does, in tokens of a prompt that its samples attend to.
-_ROW, _WAVE = 128, 1024
+_ROW, _WAVE = 128, 512
 
 
 class Waiting(Protocol):

@@ -17,22 +17,24 @@ class Wave:
     and the row's own tokens.
 
     The queries of all rows of a prompt meet its keys in one product; one softmax spans the prompt's part and
-    the row's own. slots: shared by rows. slot: [R], which of them each row continues. seen: [R], tokens it
-    sees of that slot.
+    the row's own. slots: shared by rows. slot: which of them each row continues. seen: how many of its tokens
+    the row sees. rows: R; those beyond the ones that `slot` names only round their number up.
     """
 
-    def __init__(self, slots: Slots, slot: Sequence[int], seen: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, slots: Slots, slot: Sequence[int], seen: Sequence[int], rows: int, device: torch.device
+    ) -> None:
         self.slots = slots
         self.device = device
         self.said = 0
-        self.seen = torch.tensor(list(seen), device=device)
+        self.seen = torch.tensor([*seen, *[0] * (rows - len(seen))], device=device)
         self._keys: dict[nn.Module, Tensor] = {}  # [R, G, T, D]
         self._values: dict[nn.Module, Tensor] = {}
         self._biases: dict[int | None, Tensor] = {}
         self._seat(list(slot))
 
     def __len__(self) -> int:
-        return len(self.slot)
+        return len(self.seen)
 
     @property
     def positions(self) -> Tensor:
@@ -46,14 +48,17 @@ class Wave:
         own = next(iter(self._keys.values()), None)
         return prompts.shape[0] * prompts.shape[2] + (0 if own is None else own.shape[0] * own.shape[2])
 
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows, in this order, and the slots that they need."""
+    def select(self, rows: list[int], wanted: int) -> None:
+        """Keep these rows, in this order, and the slots that the first `wanted` need; the others only round
+        their number up.
+        """
         index = torch.tensor(rows, device=self.device)
         self.seen = self.seen.index_select(0, index)
+        self.seen[wanted:] = 0
         for held in (self._keys, self._values):
             for layer, states in held.items():
                 held[layer] = states.index_select(0, index)
-        slot = [self.slot[row] for row in rows]
+        slot = [self.slot[row] for row in rows[:wanted]]
         used = sorted(set(slot))
         if whole_rows(len(used)) < whole_rows(len(self.slots.lengths)):
             self.slots.select(used, self.device)
@@ -70,7 +75,7 @@ class Wave:
             taken[s] += 1
         self._places = whole_rows(max(taken.values()))
         seats = [s * self._places + place for s, place in zip(slot, places, strict=True)]
-        straight = seats == list(range(whole_rows(len(self.slots.lengths)) * self._places))
+        straight = seats == list(range(len(slot)))
         self._seats = None if straight else torch.tensor(seats, device=self.device)
 
     def begin(self) -> None:
@@ -111,15 +116,21 @@ class Wave:
 
     def _at_prompts(self, x: Tensor, states: Tensor, groups: int) -> Tensor:
         """Each row's x [R, H, K] times what its slot holds, states [S, G, K, N]: [R, H, N]."""
-        heads = x.shape[1]
+        rows, heads, _ = x.shape
         slots, _, inner, outer = states.shape
+        wanted, seats = len(self.slot), slots * self._places
         if self._seats is not None:
-            x = x.new_zeros(slots * self._places, heads, inner).index_copy_(0, self._seats, x)
+            x = x.new_zeros(seats, heads, inner).index_copy_(0, self._seats, x[:wanted])
+        elif wanted < seats:
+            x = nn.functional.pad(x[:wanted], (0, 0, 0, 0, 0, seats - wanted))
+        else:
+            x = x[:wanted]
         grid = x.reshape(slots, self._places, groups, heads // groups, inner).transpose(1, 2)
         found = torch.bmm(grid.reshape(slots * groups, -1, inner), states.reshape(-1, inner, outer))
         found = found.view(slots, groups, self._places, heads // groups, outer).transpose(1, 2)
-        found = found.reshape(slots * self._places, heads, outer)
-        return found if self._seats is None else found.index_select(0, self._seats)
+        found = found.reshape(seats, heads, outer)
+        found = found[:wanted] if self._seats is None else found.index_select(0, self._seats)
+        return found if wanted == rows else nn.functional.pad(found, (0, 0, 0, 0, 0, rows - wanted))
 
     def _write(self, held: dict[nn.Module, Tensor], layer: nn.Module, states: Tensor) -> Tensor:
         """Put the newest token's states [R, G, D] behind the others; return all, [R, G, T, D]."""
