@@ -38,16 +38,19 @@ EXAMPLES = {
     "tokenizer": "posttrain tokenizer --data corpus.jsonl --out runs/tokenizer --set vocab_size=8000",
     "curate": "posttrain curate gsm8k_train.jsonl.gz --out runs/demos --set holdout=0.1",
     "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --n 8",
+    "choose": "posttrain choose --data runs/samples --n 200 --strategy near_ties"
+    " --judge '{name: reward_model, model: runs/reward}' --out runs/chosen",
     "judge": "posttrain judge --data runs/samples --judge '{name: reward_model, model: runs/reward}'"
     " --out runs/pairs",
     "evaluate": "posttrain evaluate --model runs/sft --model runs/dpo"
     " --task '{name: pair_accuracy, data: heldout.jsonl}' --out runs/score",
+    "gate": "posttrain gate runs/score --candidate runs/ppo --incumbent runs/sft --out runs/gate",
     "report": "posttrain report runs/score --out runs/page",
 }
 
 
 def register(app: typer.Typer) -> None:
-    for function in (train, tokenizer, curate, sample, judge, evaluate, report):
+    for function in (train, tokenizer, curate, sample, choose, judge, evaluate, gate, report):
         name = function.__name__
         app.command(name, epilog=f"Example: {EXAMPLES[name]}")(function)
 
@@ -155,6 +158,27 @@ def sample(
 
 
 @command
+def choose(
+    out: OUT,
+    data: DATA = None,
+    n: Annotated[int | None, typer.Option("--n", help="Prompts to choose.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="random, disagreement, near_ties or coverage.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Who predicts: a name, or {name: …, …}.")
+    ] = None,
+    model: MODEL = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Choose which sampled prompts are worth a label."""
+    given = {"data": _several(data), "n": n, "strategy": strategy, "judge": _read(judge)}
+    _run("choose", out, given | {"model": _read(model)}, config, sets, force)
+
+
+@command
 def judge(
     out: OUT,
     data: DATA = None,
@@ -185,6 +209,23 @@ def evaluate(
     """Measure models on tasks, item by item, with intervals and paired differences."""
     tasks = [_read(text) for text in task] if task else None
     _run("evaluate", out, {"model": _several(model), "tasks": tasks}, config, sets, force)
+
+
+@command
+def gate(
+    out: OUT,
+    evaluation: Annotated[
+        str | None, typer.Argument(help="The folder of an evaluation of both models.", show_default=False)
+    ] = None,
+    candidate: Annotated[str | None, typer.Option("--candidate", help="The new model.")] = None,
+    incumbent: Annotated[str | None, typer.Option("--incumbent", help="The one before it.")] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Let the new model go on only if what counts did not fall; --out receives the one that does."""
+    given = {"evaluation": evaluation, "candidate": candidate, "incumbent": incumbent}
+    _run("gate", out, given, config, sets, force)
 
 
 @command

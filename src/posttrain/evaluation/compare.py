@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval.
+    """A mean with its interval, of 95 % where nothing else was asked for.
 
     mean: None where no item has a value. low, high: None where the data cannot say (see `method`).
     n: items with a value. clusters: distinct prompts among them. missing: items in the third state; for a
@@ -88,16 +88,16 @@ def estimate(points: Sequence[Point]) -> Estimate:
     if g < 2:
         return Estimate(sums.mean, None, None, len(seen), g, missing, ONE_CLUSTER)
     if _is_proportion(values, weights):
-        low, high = _wilson(sums, len(seen), g)
+        low, high = _wilson(sums, len(seen), g, LEVEL)
         return Estimate(sums.mean, low, high, len(seen), g, missing, WILSON)
-    low_high, method = _student(sums.mean, sums.influence)
+    low_high, method = _student(sums.mean, sums.influence, LEVEL)
     return Estimate(sums.mean, *low_high, len(seen), g, missing, method)
 
 
-def difference(before: Sequence[Point], after: Sequence[Point]) -> Estimate:
+def difference(before: Sequence[Point], after: Sequence[Point], level: float = LEVEL) -> Estimate:
     """The mean of `after` minus that of `before`, over the items that both have a value for, paired.
 
-    Raises ValueError where an item stands twice in one of the two.
+    level: of the interval. Raises ValueError where an item stands twice in one of the two.
     """
     pairs = _pair(before, after)
     both = [(a, b) for a, b in pairs if a.value is not None and b.value is not None]
@@ -112,9 +112,9 @@ def difference(before: Sequence[Point], after: Sequence[Point]) -> Estimate:
     if g < 2:
         return Estimate(mean, None, None, len(both), g, missing, ONE_CLUSTER)
     if all(_is_proportion(*_arrays([pair[i] for pair in both])) for i in (0, 1)):
-        low, high = _newcombe(first, second, len(both), g)
+        low, high = _newcombe(first, second, len(both), g, level)
         return Estimate(mean, low, high, len(both), g, missing, NEWCOMBE)
-    low_high, method = _student(mean, second.influence - first.influence)
+    low_high, method = _student(mean, second.influence - first.influence, level)
     return Estimate(mean, *low_high, len(both), g, missing, method)
 
 
@@ -168,25 +168,27 @@ def _is_proportion(values: np.ndarray, weights: np.ndarray) -> bool:
     return bool(np.isin(values, (0.0, 0.5, 1.0)).all() and (weights == weights[0]).all())
 
 
-def _quantile(df: int) -> float:
+def _quantile(df: int, level: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf(0.5 + LEVEL / 2, df))
+    return float(t.ppf(0.5 + level / 2, df))
 
 
-def _student(mean: float, influence: np.ndarray) -> tuple[tuple[float | None, float | None], str]:
+def _student(
+    mean: float, influence: np.ndarray, level: float
+) -> tuple[tuple[float | None, float | None], str]:
     g = len(influence)
     error = np.sqrt(_Sums(mean, influence).variance)
     if error <= 1e-12 * max(1.0, abs(mean)):
         return (None, None), NO_SPREAD
-    half = _quantile(g - 1) * float(error)
+    half = _quantile(g - 1, level) * float(error)
     return (mean - half, mean + half), T_CLUSTERED
 
 
-def _wilson(sums: _Sums, n: int, g: int) -> tuple[float, float]:
+def _wilson(sums: _Sums, n: int, g: int, level: float) -> tuple[float, float]:
     """Wilson's limits at n / design effect; t in place of z, since the design effect is itself estimated."""
     p, effective = sums.mean, _effective_size(sums, n, g)
-    q = _quantile(g - 1)
+    q = _quantile(g - 1, level)
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
     half = q / (1 + q * q / effective) * np.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
     # at 0 and n of n the near limit is exactly p; rounding must not push it past
@@ -205,9 +207,9 @@ def _effective_size(sums: _Sums, n: int, g: int) -> float:
     return n / max(1.0, sums.variance / independent)
 
 
-def _newcombe(first: _Sums, second: _Sums, n: int, g: int) -> tuple[float, float]:
+def _newcombe(first: _Sums, second: _Sums, n: int, g: int, level: float) -> tuple[float, float]:
     """Square-and-add: each side's distance to its own Wilson limit, less twice their covariance."""
-    (l1, u1), (l2, u2) = _wilson(first, n, g), _wilson(second, n, g)
+    (l1, u1), (l2, u2) = _wilson(first, n, g, level), _wilson(second, n, g, level)
     norm = np.sqrt(np.sum(first.influence**2) * np.sum(second.influence**2))
     phi = float(np.sum(first.influence * second.influence) / norm) if norm > 0 else 0.0
 

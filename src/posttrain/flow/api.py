@@ -52,7 +52,8 @@ def train(
     """Train `model` by `method` (`DPO(beta=0.1)`, a name, or a mapping), on `data` or on answers it samples.
 
     model: a folder, a hub id, or the fields of ModelSpec. fields: the others of `TrainConfig`, such as
-    online (prompts, judge, …), heldout, epochs, optimizer. out: receives `model/`, `metrics.jsonl` and `manifest.json`.
+    online (prompts, judge, …), heldout, epochs, optimizer. out: receives `model/`, `metrics.jsonl` and
+    `manifest.json`.
     """
     rows = {} if data is None else {"data": data}
     return run_verb("train", out, {"method": method, "model": model, **rows, **fields}, force=force)
@@ -68,9 +69,17 @@ def curate(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
     return run_verb("curate", out, fields, force=force)
 
 
-def sample(*, model: Any, prompts: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:
-    """Let `model` answer `prompts`. fields: the others of `SampleConfig`, such as n, temperature."""
-    return run_verb("sample", out, {"model": model, "prompts": prompts, **fields}, force=force)
+def sample(*, prompts: Any, out: Path | str, model: Any = None, force: bool = False, **fields: Any) -> Result:
+    """Let `model` answer `prompts`; it is left out where the engine names its own. fields: the others of
+    `SampleConfig`, such as n, temperature, engine.
+    """
+    given = {} if model is None else {"model": model}
+    return run_verb("sample", out, given | {"prompts": prompts, **fields}, force=force)
+
+
+def choose(*, data: Any, n: int, out: Path | str, force: bool = False, **fields: Any) -> Result:
+    """Choose `n` of the sampled prompts. fields: the others of `ChooseConfig`, such as strategy, judge."""
+    return run_verb("choose", out, {"data": data, "n": n, **fields}, force=force)
 
 
 def judge(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
@@ -82,6 +91,14 @@ def evaluate(*, model: Any, tasks: Any, out: Path | str, force: bool = False, **
     """Measure one model, a list, or `{name: model}` on `tasks` (a name, or a list of names and mappings)."""
     tasks = [tasks] if isinstance(tasks, str | Mapping) else tasks
     return run_verb("evaluate", out, {"model": model, "tasks": tasks, **fields}, force=force)
+
+
+def gate(
+    *, evaluation: Any, candidate: Any, incumbent: Any, out: Path | str, force: bool = False, **fields: Any
+) -> Result:
+    """Keep `candidate` unless it fell behind `incumbent`. fields: the others of `GateConfig`."""
+    given = {"evaluation": evaluation, "candidate": candidate, "incumbent": incumbent}
+    return run_verb("gate", out, {**given, **fields}, force=force)
 
 
 def report(*, inputs: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:

@@ -13,9 +13,11 @@ VERBS: Mapping[str, str] = {
     "tokenizer": "posttrain.models.tokenizer:STEP",
     "curate": "posttrain.prompts.curate:STEP",
     "sample": "posttrain.engines.sample:STEP",
+    "choose": "posttrain.feedback.choose:STEP",
     "judge": "posttrain.feedback.judging:STEP",
     "train": "posttrain.training.train:STEP",
     "evaluate": "posttrain.evaluation.suite:STEP",
+    "gate": "posttrain.evaluation.gate:STEP",
     "report": "posttrain.report.page:STEP",
 }
 
