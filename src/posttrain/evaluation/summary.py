@@ -30,7 +30,15 @@ def summarise(
         "not_applicable": absent,
         "estimates": [row for use in uses for model in models for row in _estimates(use, model, results)],
         "differences": [row for use in uses for row in _differences(use, list(models), results)],
+        "figures": [row for use in uses for model in models for row in _figures(use, model, results)],
     }
+
+
+def _figures(use: TaskUse, model: str, results: Results) -> list[dict[str, Any]]:
+    made = getattr(use.task, "figures", None)
+    outcomes = results[model, use.label]
+    found = made(outcomes) if made and outcomes else []
+    return [{"model": model, "task": use.label, **figure} for figure in found]
 
 
 def _describe(use: TaskUse, results: Results) -> dict[str, Any]:
@@ -87,9 +95,10 @@ def _compare(
             a, b = _points(first[group], metric), _points(second[group], metric)
             lower = metric in getattr(use.task, "lower_is_better", ())
             found = difference(a, b)
+            said = None if metric in getattr(use.task, "undirected", ()) else verdict(found, lower)
             row: dict[str, Any] = {"task": use.label, "metric": metric, "group": group}
             row |= {"before": before, "after": after}
-            row |= {"against": roles, **found.as_dict(), "verdict": verdict(found, lower), "wins": None}
+            row |= {"against": roles, **found.as_dict(), "verdict": said, "wins": None}
             if metric == getattr(use.task, "wins", None):
                 row["wins"] = wins(a, b, not lower).as_dict()
             yield row

@@ -127,7 +127,8 @@ class TaskConfig(Config):
     """Base of tasks: a frozen config whose class says how to read its numbers.
 
     headline: the metric of the stage table. title: what a reader calls the task. units: by metric ("nats").
-    lower_is_better: the metrics for which it is; the others are better when higher.
+    lower_is_better: the metrics for which it is; the others are better when higher, but for the undirected
+    ones, of which neither can be said.
     wins: a metric by whose value two models' answers to one item are also compared as won, tied or lost.
     kinds: the models that can be asked.
     """
@@ -136,6 +137,7 @@ class TaskConfig(Config):
     title: ClassVar[str] = ""
     units: ClassVar[dict[str, str]] = {}
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    undirected: ClassVar[frozenset[str]] = frozenset()
     wins: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"policy"})
 
@@ -146,3 +148,7 @@ class TaskConfig(Config):
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an item, in a stable order."""
         raise NotImplementedError
+
+    def figures(self, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+        """Data of figures that the page draws for a model: each a mapping with its `kind`."""
+        return []

@@ -105,10 +105,10 @@ def draw(splits: dict[str, Series], prefix: str) -> str:
         for split, series in splits.items():
             if series.values:
                 _plot(axes, series, HELDOUT if split == "heldout" else TRAIN, split)
-        _quiet(axes)
+        quiet(axes)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(out.getvalue(), prefix)
+    return for_page(out.getvalue(), prefix)
 
 
 def _plot(axes: Any, series: Series, colour: str, split: str) -> None:
@@ -143,7 +143,7 @@ def smooth(y: np.ndarray) -> np.ndarray:
     return np.asarray((total[i + half + 1] - total[i - half]) / (2 * half + 1))
 
 
-def _quiet(axes: Any) -> None:
+def quiet(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -156,7 +156,7 @@ def _quiet(axes: Any) -> None:
     axes.margins(x=0.02)
 
 
-def _for_page(svg: str, prefix: str) -> str:
+def for_page(svg: str, prefix: str) -> str:
     """Only the <svg> element, ids made unique, sentinel colours made variables, width left to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

@@ -63,12 +63,13 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """All that the page shows, as plain data."""
     from posttrain.report import stages
     from posttrain.report.answers import sampled_answers
+    from posttrain.report.calibration import calibration_curves
     from posttrain.report.collect import read_summary
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
     from posttrain.report.graph import provenance
 
-    evaluations = []
+    evaluations: list[dict[str, Any]] = []
     for artifact in artifacts:
         if artifact.kind == "evaluate":
             summary = read_summary(artifact)
@@ -80,6 +81,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "stages": stages.stage_table(summary),
                     "groups": stages.group_tables(summary),
                     "metrics": stages.metric_tables(summary),
+                    "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
                     "differences": stages.difference_table(summary),
                     "verdicts": stages.verdicts(summary),
                     "comparisons": stages.count_comparisons(summary),

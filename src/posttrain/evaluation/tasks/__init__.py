@@ -15,10 +15,12 @@ from posttrain.evaluation.tasks.best_of_n import BestOfN
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
+from posttrain.evaluation.tasks.reward_report import RewardReport
 
 TASKS: dict[str, type[TaskConfig]] = {
     "heldout_loss": HeldoutLoss,
     "pair_accuracy": PairAccuracy,
+    "reward_report": RewardReport,
     "judged": Judged,
     "best_of_n": BestOfN,
 }

@@ -1,0 +1,53 @@
+"""Calibration curves: how sure a reward model is, against how often it is right."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.report.curves import FAINT, TRAIN, for_page, quiet
+
+
+def calibration_curves(summary: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """A figure for each model of each task that measured one. prefix: makes ids unique on the page."""
+    titles = {task["label"]: task["title"] for task in summary["tasks"]}
+    return [
+        {
+            "title": f"{titles[figure['task']]}: {figure['model']}",
+            "n": sum(each["n"] for each in figure["bins"]),
+            "svg": draw_calibration(figure["bins"], f"{prefix}-{i}"),
+        }
+        for i, figure in enumerate(summary.get("figures", []))
+        if figure["kind"] == "calibration" and figure["bins"]
+    ]
+
+
+def draw_calibration(bins: Sequence[dict[str, Any]], prefix: str) -> str:
+    """An SVG: mean probability of each bin against the share ranked rightly with its interval; on the
+    diagonal the two agree.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False, "font.size": 9}
+    with rc_context(style):
+        figure = Figure(figsize=(3.6, 2.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1)
+        for each in bins:
+            if each["low"] is not None:
+                axes.vlines(
+                    each["predicted"], each["low"], each["high"], color=TRAIN, alpha=0.4, linewidth=1.4
+                )
+        x, y = [each["predicted"] for each in bins], [each["observed"] for each in bins]
+        axes.plot(x, y, color=TRAIN, linewidth=0, marker="o", markersize=4)
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(0, 1.02)
+        quiet(axes)
+        axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return for_page(out.getvalue(), prefix)
