@@ -191,6 +191,7 @@ def test_impossible_settings_are_refused_before_anything_runs(home):
     check({"name": "rloo"}, "needs 2 or more", {"n": 1})
     check({"name": "dpo"}, "needs 2 or more", {"n": 1})
     check({"name": "sft"}, "does not learn from judged answers")
+    check({"name": "reward"}, "does not learn from judged answers")
     check({"name": "grpo"}, "in place of 'data'", data="rows.jsonl")
     check({"name": "grpo", "kl": 0}, "'reference' is set", reference="other")
     check({"name": "grpo"}, "no loss on rows", heldout="rows.jsonl")

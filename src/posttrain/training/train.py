@@ -102,7 +102,8 @@ class TrainConfig(Config):
             )
         if self.online is None:
             return
-        if method.advantages is None and method.kinds[0] not in (Comparison, Rating):
+        judged = method.kinds[0] in (Comparison, Rating) and not self.method.aspects()
+        if method.advantages is None and not judged:
             raise ValueError(f"{self.method.name} does not learn from judged answers; give 'data'")
         if isinstance(self.heldout, float):
             raise ValueError("heldout: there is no data to split off from; give held-out rows")
