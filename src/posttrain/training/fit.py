@@ -126,9 +126,8 @@ def fit(
     needs = method.needs & FORWARD
     with (
         Metrics(out, trackers, label, lines, state.step) as metrics,
-        progress(label, loop.steps, "steps") as bar,
+        progress(label, loop.steps, "steps", state.step, source.view) as bar,
     ):
-        bar.advance(state.step)
         if state.step == 0 and heldout is not None:
             _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
             _should_stop(state, loop, optimizer)
@@ -158,7 +157,7 @@ def fit(
                 metrics.write(
                     state.step, "train", {**values, "gradient_norm": norm, "lr": lr, **_pace(state)}
                 )
-            bar.advance(1, _note(values))
+            bar.advance(1, source.note(values))
             if heldout is not None and loop.evaluate_every and state.step % loop.evaluate_every == 0:
                 _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
                 if _should_stop(state, loop, optimizer):
@@ -241,14 +240,6 @@ def _should_stop(state: State, loop: Loop, optimizer: Optimizer) -> bool:
     else:
         state.stale += 1
     return state.stale >= loop.patience
-
-
-def _note(values: dict[str, float]) -> str:
-    """What stands beside the bar; of a policy, how it fares."""
-    shown = {"reward": "reward", "kl": "KL", "entropy": "entropy", "response_tokens": "tokens"}
-    if "reward" not in values:
-        return f"loss {values['loss']:.4f}"
-    return ", ".join(f"{word} {values[name]:.3g}" for name, word in shown.items() if name in values)
 
 
 def _pace(state: State) -> dict[str, float]:

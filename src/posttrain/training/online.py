@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -21,6 +21,7 @@ from posttrain.training.monitor import Golds, Monitor
 from posttrain.training.offline import Plan, encode_rows
 from posttrain.training.rollout import Answers, Asked, Group, answer, means
 from posttrain.training.rollout_data import drawn_metrics, policy_data, reference_stream, rows_of
+from posttrain.training.rollout_view import RolloutView
 from posttrain.training.sample_log import RolloutLog, kept_answers
 from posttrain.training.source import Data, Offline, Part, Work
 
@@ -77,8 +78,14 @@ class Online:
         self.updates = self.parts * cfg.online.passes
         self.plan = Plan((1,) * len(prompts), cfg.seed, self.per_rollout)
         self.samples, self.checks = RolloutLog(out / "samples.jsonl"), RolloutLog(out / "monitor.jsonl")
+        self.view = RolloutView()
         self.now = Progress(kl=getattr(cfg.method, "kl", 0.0), counts=Counter())
         self.ended = ""  # why there was nothing left to learn
+
+    def note(self, values: Mapping[str, float]) -> str:
+        """See `Source`."""
+        self.view.add(values)
+        return self.view.note()
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps in so many passes over the prompts."""
@@ -125,6 +132,7 @@ class Online:
             self.samples.write(now.asked - 1, kept_answers(answers.groups, self.online.keep_samples, golds))
             if self.ended:
                 return False
+            self.view.show(answers.groups)
             if enough:
                 now.number, now.data = number, data
                 now.metrics = {"rollout": float(number + 1), **means(answers), **metrics, **seen}

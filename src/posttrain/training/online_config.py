@@ -68,7 +68,8 @@ class OnlineConfig(Config):
     (as in `judge`). good_above: for objectives that learn from labels, the score from which on an answer is
     good; None is the mean of its prompt's answers.
     mix: other rows to learn beside. monitor: a gold judge that tells whether the reward is still worth
-    having. keep_samples: answers of each rollout kept in samples.jsonl to be looked at. batch_tokens: bound on the tokens held in the sampler's cache at once (memory, not result).
+    having. keep_samples: answers of each rollout kept in samples.jsonl to be looked at.
+    batch_tokens: bound on the tokens held in the sampler's cache at once (memory, not result).
     """
 
     prompts: DataRef | list[DataRef]

@@ -10,6 +10,7 @@ from posttrain.training.methods.base import Batch, Example, Method, MethodConfig
 from posttrain.training.offline import Plan, make_batch
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from torch import Tensor
 
     from posttrain.models.forest import Tree
@@ -71,7 +72,17 @@ class Work:
 
 
 class Source(Protocol):
-    """Hands out global batches in an order that the seed and, online, the weights determine."""
+    """Hands out global batches in an order that the seed and, online, the weights determine.
+
+    view: what is drawn of it above the bar in a terminal, None for nothing.
+    """
+
+    @property
+    def view(self) -> RenderableType | None: ...
+
+    def note(self, values: Mapping[str, float]) -> str:
+        """What stands beside the bar after a step that gave these metrics; a view takes note of them too."""
+        ...
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         """Those of optimizer steps `start` up to `stop`; each is asked for when the one before is learned."""
@@ -94,8 +105,13 @@ class Source(Protocol):
 class Offline:
     """Rows that are already there, pass after pass."""
 
+    view = None
+
     def __init__(self, plan: Plan, data: Data) -> None:
         self.plan, self.data = plan, data
+
+    def note(self, values: Mapping[str, float]) -> str:
+        return f"loss {values['loss']:.4f}"
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         for chosen in self.plan.batches(start, stop):
