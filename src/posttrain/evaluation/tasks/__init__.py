@@ -14,6 +14,7 @@ from posttrain.evaluation.task import TaskConfig
 from posttrain.evaluation.tasks.best_of_n import BestOfN
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judged import Judged
+from posttrain.evaluation.tasks.kl import KL
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
 from posttrain.evaluation.tasks.reward_report import RewardReport
 
@@ -23,6 +24,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "reward_report": RewardReport,
     "judged": Judged,
     "best_of_n": BestOfN,
+    "kl": KL,
 }
 
 
