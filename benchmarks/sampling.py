@@ -43,6 +43,7 @@ def part(bench: Any, methods: list[str]) -> dict[str, Any]:
 
     job = Job()
     call = [sys.executable, Path(__file__), "--work", bench.work, "--threads", str(bench.threads)]
+    call += ["--tokens", str(job.tokens)]
 
     own = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     own |= {"OMP_NUM_THREADS": str(bench.threads), "TOKENIZERS_PARALLELISM": "false"}
