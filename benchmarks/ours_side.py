@@ -171,12 +171,12 @@ class Watch:
             self._sequences = []
 
     def _forward(self, inner: Any) -> Any:
-        def forward(model: Any, forest: Forest, needs: Any) -> Any:
+        def forward(model: Any, forest: Forest, *rest: Any) -> Any:
             if self.args.check:
                 wanted = forest.lengths.tolist() if self.args.method != "reward" else [0] * forest.branches
                 paths = [forest.tokens[path].tolist() for path in paths_of(forest)]
                 self._sequences += [(path, int(n)) for path, n in zip(paths, wanted, strict=True)]
-            return inner(model, forest, needs)
+            return inner(model, forest, *rest)
 
         return forward
 

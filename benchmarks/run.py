@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import rl
+import rl_workload
 import sampling
 import trl_env
 import workload
@@ -28,6 +30,16 @@ SIDES = ("posttrain", "trl")
 METHODS = ("sft", "dpo", "reward")
 TOLERANCE = {"bf16": 1e-2, "f32": 1e-4}  # largest relative difference of losses on the same batch
 CHECKED_STEPS = 3
+DEFAULT_PARTS = ("speed", "agreement", "sampling", "grpo", "ppo", "losses")
+
+
+@dataclass(frozen=True)
+class Online:
+    """The runs of the online methods; a step is a rollout and its update."""
+
+    job: rl_workload.Rollouts
+    warmup: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -41,10 +53,11 @@ class Bench:
     rounds: int
     warmup: int
     steps: int
+    online: Online
 
-    def run(self, name: str, **options: Any) -> dict[str, Any]:
+    def run(self, name: str, script: str | None = None, **options: Any) -> dict[str, Any]:
         """One run of one side in a process of its own; raises SystemExit with the end of its stderr."""
-        script = HERE / ("trl_side.py" if name == "trl" else "ours_side.py")
+        script = script or ("trl_side.py" if name == "trl" else "ours_side.py")
         flags: list[str] = []
         for key, value in options.items():
             flag = "--" + key.replace("_", "-")
@@ -53,7 +66,7 @@ class Bench:
             own = {"HF_HOME": caches, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
             own |= {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
             own |= {"OMP_NUM_THREADS": str(self.threads)}
-            call = [self.pythons[name], script, "--work", self.work, *flags]
+            call = [self.pythons[name], HERE / script, "--work", self.work, *flags]
             done = subprocess.run(call, env={**os.environ, **own}, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{name} {' '.join(flags)} failed\n{done.stderr[-4000:]}")
@@ -65,18 +78,27 @@ def main() -> None:
     rows = workload.Workload.batch * max(args.warmup + args.steps, CHECKED_STEPS)
     w = workload.Workload(seed=args.seed, pairs=rows)
     pythons = {"posttrain": Path(sys.executable)}
-    if set(args.parts) - {"sampling"}:
+    if set(args.parts) - {"sampling", "ppo"}:
         pythons["trl"] = trl_env.interpreter()
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(
-            args.work or Path(scratch), w, pythons, args.threads, args.rounds, args.warmup, args.steps
-        )
+        bench = bench_of(args, args.work or Path(scratch), w, pythons)
         workload.make(bench.work, w)
+        if set(args.parts) & set(rl.PARTS):
+            rl_workload.make(bench.work, w, bench.online.job, bench.online.warmup + bench.online.steps)
         report = describe(bench)
         for part in args.parts:
             report |= PARTS[part](bench, args.methods)
             write(args.out, report)
     print(json.dumps(report, indent=1))
+
+
+def bench_of(args: argparse.Namespace, work: Path, w: workload.Workload, pythons: dict[str, Path]) -> Bench:
+    """As asked for; quick is one short run of everything."""
+    if args.quick:
+        online = Online(rl_workload.Rollouts(2, 4, 16), 0, 1)
+        return Bench(work, w, pythons, args.threads, 1, 0, 1, online)
+    online = Online(rl_workload.Rollouts(), args.warmup, args.online_steps)
+    return Bench(work, w, pythons, args.threads, args.rounds, args.warmup, args.steps, online)
 
 
 def write(path: Path, report: dict[str, Any]) -> None:
@@ -88,10 +110,16 @@ def write(path: Path, report: dict[str, Any]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed", "agreement", "sampling"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT_PARTS)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of speed runs per method")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the measured ones")
     parser.add_argument("--steps", type=int, default=4, help="measured steps of a run")
+    parser.add_argument(
+        "--online-steps", type=int, default=2, help="measured steps of a run of an online method"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one short run of everything: to try, not to measure"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=workload.Workload.seed)
     parser.add_argument("--work", type=Path, help="keep models and data in this folder")
@@ -227,7 +255,7 @@ def profile(bench: Bench, methods: list[str]) -> dict[str, Any]:
     return {"profile": found}
 
 
-PARTS = {"speed": speed, "agreement": agreement, "profile": profile, "sampling": sampling.part}
+PARTS = {"speed": speed, "agreement": agreement, "profile": profile, "sampling": sampling.part} | rl.PARTS
 
 
 def say(text: str) -> None:

@@ -72,14 +72,14 @@ def make(folder: Path, w: Workload) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _models(folder, w)
     rows = pairs(w)
-    _write(folder / "pairs.jsonl", (_conversation(w, p, chosen=c, rejected=r) for p, c, r in rows))
-    _write(folder / "sft.jsonl", (_conversation(w, p, completion=c) for p, c, _ in rows))
+    _write(folder / "pairs.jsonl", (conversation(w, p, chosen=c, rejected=r) for p, c, r in rows))
+    _write(folder / "sft.jsonl", (conversation(w, p, completion=c) for p, c, _ in rows))
     stamp.write_text(json.dumps(asdict(w)))
 
 
 def pairs(w: Workload) -> list[Pair]:
     """The token ids of every pair: uniform tokens, log-normal lengths."""
-    rng, first = np.random.default_rng(w.seed), _first_letter(w)
+    rng, first = np.random.default_rng(w.seed), first_letter(w)
 
     def length(mean: float, top: int) -> int:
         drawn = rng.lognormal(math.log(mean) - w.sigma**2 / 2, w.sigma)
@@ -132,18 +132,19 @@ def token_counts(w: Workload, batches: int) -> dict[str, float]:
     }
 
 
-def _conversation(w: Workload, prompt: list[int], **responses: list[int]) -> dict[str, Any]:
+def conversation(w: Workload, prompt: list[int], **responses: list[int]) -> dict[str, Any]:
     """A row in the conversational format, which both libraries read; role and stop tokens come from the
     template.
     """
-    row: dict[str, Any] = {"prompt": [{"role": "user", "content": _text(prompt[1:-1], w)}]}
+    row: dict[str, Any] = {"prompt": [{"role": "user", "content": text(prompt[1:-1], w)}]}
     for name, ids in responses.items():
-        row[name] = [{"role": "assistant", "content": _text(ids[:-1], w)}]
+        row[name] = [{"role": "assistant", "content": text(ids[:-1], w)}]
     return row
 
 
-def _text(ids: Sequence[int], w: Workload) -> str:
-    first = _first_letter(w)
+def text(ids: Sequence[int], w: Workload) -> str:
+    """What the tokenizer turns into these ids: a letter each."""
+    first = first_letter(w)
     return "".join(LETTERS[i - first] for i in ids)
 
 
@@ -199,7 +200,8 @@ def _merges(w: Workload) -> tuple[list[str], list[tuple[str, str]]]:
     return starts, [(s[0], s[1]) for s in starts] + [(a + b, c) for a, b, c in spelled]
 
 
-def _first_letter(w: Workload) -> int:
+def first_letter(w: Workload) -> int:
+    """The first id that is a letter."""
     return len(SPECIAL) + 256 + len(_merges(w)[0])
 
 

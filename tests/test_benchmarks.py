@@ -83,3 +83,85 @@ def test_model_flops_by_hand(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     attention = 4 * 4 * seen
     assert matrix_rate.products(w, "dpo", 1).total == (layers + head + attention) * 4
     assert matrix_rate.products(w, "reward", 1).total == (layers + attention) * 3
+
+
+@pytest.fixture
+def online(small: tuple[Any, Any, Path], bench: Any) -> tuple[Any, Any, Path, Any]:
+    rl_workload = bench("rl_workload")
+    _, w, folder = small
+    job = rl_workload.Rollouts(prompts=2, samples=3, tokens=8)
+    rl_workload.make(folder, w, job, steps=3)
+    return rl_workload, w, folder, job
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo-separate", "ppo-shared", "ppo-lora"])
+def test_our_side_answers_the_wanted_prompts_at_full_length(
+    online: tuple[Any, Any, Path, Any], bench: Any, method: str
+) -> None:
+    rl_workload, w, folder, job = online
+    args = argparse.Namespace(
+        work=folder, method=method, dtype="f32", warmup=1, steps=2, lr=1e-4, profile=False,
+        prompts=2, samples=3, tokens=8,
+    )  # fmt: skip
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    result = bench("rl_ours").run(args, scratch)
+    asked = rl_workload.prompts(w, job, 3)
+    assert result["prompts"] == [rl_workload.digest(asked[i : i + 2]) for i in (0, 2, 4)]
+    assert result["answer_tokens"] == 2 * 3 * 8
+    names = {"sampling", "scoring", "reference_logps", "rest", "update"}
+    for parts, step in zip(result["parts_s"], result["step_s"], strict=True):
+        assert parts.keys() == names if method == "grpo" else names | {"policy_logps"}
+        assert sum(parts.values()) == pytest.approx(step, abs=0.01)
+
+
+def test_the_model_of_the_online_methods_never_stops(online: tuple[Any, Any, Path, Any]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rl_workload, w, folder, _ = online
+    model = AutoModelForCausalLM.from_pretrained(folder / "talker", dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    for prompt, response, _ in rl_workload.given(w, 4, 2):
+        ids = torch.tensor([prompt + response[:-1]])
+        said = model(ids).logits[0].softmax(-1)
+        assert said[:, 1].max() < 1e-6 < plain(ids).logits[0].softmax(-1)[:, 1].min()
+        assert said.max() < 20 / w.vocab  # and no other token takes its place
+
+
+def test_our_losses_are_those_of_the_given_tensors(online: tuple[Any, Any, Path, Any], bench: Any) -> None:
+    """Against the definition, from a dense forward of plain transformers: two answers a prompt, with rewards
+    a and b, so that their advantages are ±(a - b) / 2 over |a - b| / √2 + 1e-4.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rl_workload, _, folder, _ = online
+    ours = bench("rl_losses_ours")
+    ours.prepare(argparse.Namespace(work=folder, prompts=3, samples=2))
+    rows = rl_workload.read_given(folder / "given.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    total, tokens = 0.0, 0
+    for i, row in enumerate(rows):
+        gap = (row.reward - rows[i ^ 1].reward) / 2
+        advantage = gap / (abs(gap) * math.sqrt(2) + 1e-4)
+        with torch.no_grad():
+            logits = model(torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
+        logps = logits.log_softmax(-1).gather(1, torch.tensor(row.response)[:, None])[:, 0]
+        ratio = (logps - torch.tensor(row.old)).exp()
+        assert ((ratio < 0.8) | (ratio > 1.28)).any()
+        total -= torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage).sum().item()
+        tokens += len(row.response)
+    assert ours.run(folder, "dapo", "f32")["loss"] == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_flops_of_a_rollout_by_hand(bench: Any) -> None:
+    """One prompt of 3 tokens, two answers of 2; hidden 4, one layer, one head, vocabulary 10."""
+    workload, rl_workload = bench("workload"), bench("rl_workload")
+    w = workload.Workload(vocab=10, hidden=4, layers=1, heads=1, kv_heads=1, intermediate=8)
+    p = bench("rl_bounds").products(w, rl_workload.Rollouts(1, 2, 2), [3])
+    layers = 2 * (3 + 2 * 2) * (4 * (4 * 4) + 3 * (4 * 8))  # q, k, v, o and the three of the MLP
+    head = 2 * (2 * 2) * 10 * 4
+    seen = (1 + 2 + 3) + 2 * (4 + 5)  # the prompt's triangle, then what each answer's tokens see
+    assert sum(p.linear.values()) == layers + head
+    assert p.attention == 4 * 4 * seen

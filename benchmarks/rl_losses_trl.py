@@ -1,0 +1,132 @@
+"""TRL's losses on given tensors, as JSON on the last line of stdout. Runs in TRL's own environment.
+
+TRL's trainers run one whole training step with their own code; what is given stands in for what they would
+sample (`rollout_func`), score (the reward function), and remember (old and reference log-probs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rl_cases import CASES, Case
+from rl_workload import Given, read_given, read_workload
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
+from workload import conversation
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder with given.jsonl")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--dtypes", nargs="+", choices=("bf16", "f32"), default=["bf16", "f32"])
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
+        result = {
+            f"{case} {dtype}": run(args.work, case, dtype, scratch)
+            for case in args.cases
+            for dtype in args.dtypes
+        }
+    print(json.dumps(result))
+
+
+def run(work: Path, name: str, dtype: str, scratch: str) -> dict[str, float]:
+    case = CASES[name]
+    rows = read_given(work / "given.jsonl")
+    common: dict[str, Any] = {
+        "output_dir": scratch,
+        "use_cpu": True,
+        "bf16": dtype == "bf16",
+        "gradient_checkpointing": False,
+        "max_steps": 1,
+        "learning_rate": 1e-6,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    trainer = (unpaired if case.kto else groups)(work, case, rows, common)
+    if trainer.ref_model is not None:
+        other = AutoModelForCausalLM.from_pretrained(work / "reference", dtype=torch.float32)
+        trainer.ref_model.load_state_dict(other.state_dict())
+    trainer.train()
+    (said,) = [line for line in trainer.state.log_history if "loss" in line]
+    longest = max(len(row.response) for row in rows) if case.per_length else 1
+    return {"loss": said["loss"] * longest, "gradient_norm": said["grad_norm"] * longest}
+
+
+def groups(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) -> Any:
+    """Answers to a prompt are a group; all answers are one batch."""
+    w = read_workload(work)
+    by_prompt = [list(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+    config = GRPOConfig(
+        **common,
+        **case.trl,
+        per_device_train_batch_size=len(rows),
+        num_generations=len(by_prompt[0]),
+        max_completion_length=max(len(row.response) for row in rows),
+        shuffle_dataset=False,
+    )
+
+    class OnGiven(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            found = super()._generate_and_score_completions(inputs)
+            found["old_per_token_logps"] = self._as(found, [row.old for row in rows])
+            if "ref_per_token_logps" in found and not case.computes_reference:
+                found["ref_per_token_logps"] = self._as(found, [row.reference for row in rows])
+            return found
+
+        def _as(self, found: dict[str, torch.Tensor], values: list[list[float]]) -> torch.Tensor:
+            padded = torch.zeros(found["completion_ids"].shape)
+            for i, row in enumerate(values):
+                padded[i, : len(row)] = torch.tensor(row)
+            return padded
+
+    return OnGiven(
+        model=str(work / "policy"),
+        args=config,
+        reward_funcs=[lambda completion_ids, **_: [row.reward for row in rows]],
+        train_dataset=Dataset.from_list(
+            [{"prompt": conversation(w, group[0].prompt)["prompt"]} for group in by_prompt]
+        ),
+        processing_class=AutoTokenizer.from_pretrained(work / "policy"),
+        rollout_func=lambda prompts, trainer: {
+            "prompt_ids": [row.prompt for row in rows],
+            "completion_ids": [row.response for row in rows],
+            "logprobs": None,
+        },
+    )
+
+
+def unpaired(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) -> Any:
+    """One answer of each prompt, good where its reward is positive; all in one batch."""
+    w = read_workload(work)
+    alone = [next(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+    return KTOTrainer(
+        model=str(work / "policy"),
+        args=KTOConfig(**common, **case.trl, per_device_train_batch_size=len(alone), max_length=None),
+        train_dataset=Dataset.from_list(
+            [
+                {**conversation(w, row.prompt, completion=row.response), "label": row.reward > 0}
+                for row in alone
+            ]
+        ),
+        processing_class=AutoTokenizer.from_pretrained(work / "policy"),
+    )
+
+
+if __name__ == "__main__":
+    main()
