@@ -223,6 +223,26 @@ def test_rows_learned_beside_are_not_forgotten(home, tmp_path):
     assert "mix_loss" not in metrics(tmp_path / "without")[0]
 
 
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ({"method": {"name": "ppo"}}, ["policy", "reference"]),
+        ({"method": {"name": "ppo", "critic": "base"}}, ["policy", "critic", "reference"]),
+        ({"method": {"name": "ppo", "critic": "lora"}, "lora": True}, ["policy", "critic", "reference"]),
+        ({"method": {"name": "grpo", "kl": 0}}, ["policy"]),
+    ],
+)
+def test_models_held_are_said(home, tmp_path, case, names):
+    method, _, others = placed(home, (case["method"], {}, LORA if case.get("lora") else {}))
+    held = train(home, tmp_path, method, **others)["models"]
+    assert list(held) == names
+    if case.get("lora"):
+        assert held["reference"] == 0  # the base that the policy's LoRA stands on
+        assert held["critic"] < held["policy"] / 10
+    elif "reference" in held:
+        assert held["reference"] == pytest.approx(held["policy"], rel=0.01)
+
+
 def test_samples_are_kept_to_be_looked_at(home, tmp_path):
     train(home, tmp_path, {"name": "grpo"}, {"keep_samples": 2})
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]

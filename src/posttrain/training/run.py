@@ -20,6 +20,7 @@ from posttrain.models.load import Model, load_model
 from posttrain.models.precision import pick_device, pick_dtype
 from posttrain.training.critic import add_critic, critic_parameters
 from posttrain.training.fit import Loop, State, fit, seed_everything
+from posttrain.training.held import held_models
 from posttrain.training.methods import method_named
 from posttrain.training.methods.base import LOGPS, REFERENCE, VALUES, Method
 from posttrain.training.offline import Encoded, Plan, grow
@@ -82,7 +83,8 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     )
     model.standards = standards_of(model, method, train.examples, cfg.micro_tokens, ctx.label)
     model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
-    return _summary(cfg, model, state, rejects, references, time.monotonic() - started) | source.summary()
+    summary = _summary(cfg, model, state, rejects, references, time.monotonic() - started)
+    return {**summary, **source.summary(), "models": held_models(model, source)}
 
 
 def _optimizer(cfg: TrainConfig, method: Method, model: Model, dtype: torch.dtype, device: str) -> Optimizer:
