@@ -24,26 +24,30 @@ HERE = Path(__file__).resolve().parent
 SIDES = {"posttrain": "rl_ours.py", "trl": "rl_trl.py"}
 LAYOUTS = {"ppo-separate": 4, "ppo-shared": 3, "ppo-lora": 2}  # models held
 TOLERANCE = {"bf16": 1e-2, "f32": 1e-4}  # largest relative difference of a loss
-# Answers of one of TRL's forwards and backwards where its memory, not its time, is what is spared.
-LEAN = 8
+# TRL's default recomputes activations in the backward. A user may choose otherwise: memory for time, and time
+# for memory.
+TRL: dict[str, Any] = {"checkpointing": True}
+OTHERS = {
+    "without gradient checkpointing": {"checkpointing": False},
+    "with microbatches of 8": {"checkpointing": True, "micro": 8},
+}
 GIVEN = 3  # answers of each prompt, where losses are compared
 
 
 def grpo(bench: Any, methods: list[str]) -> dict[str, Any]:
-    """Pairs of runs on the same prompts, whichever first by turns; then TRL once with small microbatches."""
+    """Pairs of runs on the same prompts, whichever first by turns; then TRL's other settings, once each."""
     from run import say, spread
 
-    options = _options(bench)
     limits = bounds(bench)
     rounds = []
     for i in range(bench.rounds):
         pair: dict[str, Any] = {"busy_before": machine.busy_share()}
         for side in list(SIDES) if i % 2 == 0 else list(SIDES)[::-1]:
+            options = _options(bench) | (TRL if side == "trl" else {})
             pair[side] = summary(bench.run(side, SIDES[side], method="grpo", **options))
         rounds.append(pair)
         steps = ", ".join(f"{side} {pair[side]['step_s']:.1f} s" for side in SIDES)
         say(f"grpo, pair {i + 1} of {bench.rounds}: a step takes {steps}")
-    lean = summary(bench.run("trl", SIDES["trl"], micro=min(LEAN, _answers(bench)), **options))
 
     def ratio(key: str, over: str, under: str) -> dict[str, float]:
         return spread([pair[over][key] / pair[under][key] for pair in rounds])
@@ -63,10 +67,29 @@ def grpo(bench: Any, methods: list[str]) -> dict[str, Any]:
         "share_of_matrix_rate": shares(limits, parts["posttrain"], step),
         "bounds": limits,
         "same_prompts": all(_comparable(bench, pair[side]) for pair in rounds for side in SIDES),
-        f"trl_with_microbatches_of_{LEAN}": lean,
+        "trl_otherwise": {name: _otherwise(bench, name, rounds) for name in OTHERS},
         "rounds": rounds,
     }
     return {"grpo": found}
+
+
+def _otherwise(bench: Any, name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One run of TRL with other settings, of one measured step, and our side's same step over it."""
+    from run import say
+
+    setting = dict(OTHERS[name])
+    if "micro" in setting:
+        setting["micro"] = min(setting["micro"], _answers(bench))
+    run = summary(bench.run("trl", SIDES["trl"], method="grpo", **_options(bench) | {"steps": 1} | setting))
+    say(f"grpo, TRL {name}: a step takes {run['step_s']:.1f} s, {run['peak_memory_mib']:.0f} MiB")
+    ours = [pair["posttrain"] for pair in rounds]
+    return {
+        "speed_ratio": round(run["step_s"] / statistics.median(one["steps_s"][0] for one in ours), 4),
+        "memory_ratio": round(
+            statistics.median(one["peak_memory_mib"] for one in ours) / run["peak_memory_mib"], 4
+        ),
+        **run,
+    }
 
 
 def ppo(bench: Any, methods: list[str]) -> dict[str, Any]:

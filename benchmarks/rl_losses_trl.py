@@ -50,7 +50,6 @@ def run(work: Path, name: str, dtype: str, scratch: str) -> dict[str, float]:
         "output_dir": scratch,
         "use_cpu": True,
         "bf16": dtype == "bf16",
-        "gradient_checkpointing": False,
         "max_steps": 1,
         "learning_rate": 1e-6,
         "logging_steps": 1,

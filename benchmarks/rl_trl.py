@@ -2,7 +2,8 @@
 
 TRL's defaults stand, but for what the comparison fixes: the group of samples and its length, the KL's
 weight, learning rate and schedule, the order of the prompts, no checkpoints or reports, and the published
-objective (every answer by the mean over its tokens), which costs what the default does.
+objective (every answer by the mean over its tokens), which costs what the default does. All answers of a step
+are one microbatch, and activations are kept, unless options say otherwise.
 """
 
 from __future__ import annotations
