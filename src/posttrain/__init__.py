@@ -27,8 +27,10 @@ _WHERE = {
     "tokenizer": "posttrain.flow.api",
     "train": "posttrain.flow.api",
     "sample": "posttrain.flow.api",
+    "choose": "posttrain.flow.api",
     "judge": "posttrain.flow.api",
     "evaluate": "posttrain.flow.api",
+    "gate": "posttrain.flow.api",
     "run_recipe": "posttrain.flow.api",
     "load_model": "posttrain.models.load",
     "Pretrain": "posttrain.training.methods.pretrain",
@@ -44,7 +46,7 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from posttrain.common.errors import PosttrainError
-    from posttrain.flow.api import curate, evaluate, judge, run_recipe, sample, tokenizer, train
+    from posttrain.flow.api import choose, curate, evaluate, gate, judge, run_recipe, sample, tokenizer, train
     from posttrain.models.load import load_model
     from posttrain.training.methods.dpo import DPO
     from posttrain.training.methods.grpo import GRPO
@@ -65,8 +67,10 @@ __all__ = [
     "PosttrainError",
     "Pretrain",
     "Reward",
+    "choose",
     "curate",
     "evaluate",
+    "gate",
     "judge",
     "load_model",
     "report",
