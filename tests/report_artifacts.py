@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from posttrain.common.files import write_json
 from posttrain.evaluation.summary import summarise
 from posttrain.evaluation.task import EvalContext, ModelKind, Outcome, TaskConfig
@@ -262,8 +264,127 @@ def write_run(store: Path) -> Path:
     return score
 
 
+def write_rollouts(folder: Path, rollouts: int, hacked: bool) -> None:
+    """Metrics, samples and checks of a run on sampled answers: the reward rises, gold turns."""
+    lot = random.Random(rollouts)
+    lines: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
+    for r in range(1, rollouts + 1):
+        done = r / rollouts
+        kl = max(14 * done**1.5 + lot.gauss(0, 0.2), -0.05)
+        reward = -0.4 + 2.2 * done**0.7 + lot.gauss(0, 0.06)
+        gold = 0.42 + 0.9 * done - (1.15 if hacked else 0.6) * done**2 + lot.gauss(0, 0.015)
+        alarm = float(hacked and done > 0.8)
+        check = {"kl": kl, "proxy": reward, "gold": gold, "gold_low": gold - 0.05, "gold_high": gold + 0.05}
+        check |= {"gold_no_answer": 0.02, "alarm": alarm}
+        if r % 2 == 1:
+            checks.append({"rollout": r, **check})
+        length = 22 + 30 * done + lot.gauss(0, 1)
+        for update in range(2):
+            line = {"step": 2 * r - 1 + update, "split": "train", "rollout": r, "loss": lot.gauss(0, 0.02)}
+            line |= {"reward": reward, "kl": kl, "entropy": 2.1 - 1.1 * done, "response_tokens": length}
+            line |= {"truncated": 0.02 + 0.1 * done, "explained_variance": 0.8 * done, "clipped": 0.1 * done}
+            line |= {"sampling_seconds": 2.0, "reward_std": 0.5, "length_correlation": 0.6 * done}
+            line |= {name: check[name] for name in ("gold", "alarm") if r % 2 == 1}
+            lines.append(line)
+        for i in range(4):
+            said = (
+                NASTY
+                if i == 0 and r == 1
+                else "The capital of Ondaria is Vell. " * (1 + int(5 * done * (i + 1) / 4))
+            )
+            tokens = max(4, int(length + lot.gauss(0, 8)))
+            earned = reward + 0.03 * done * (tokens - length) + lot.gauss(0, 0.25)
+            samples.append(
+                {
+                    "rollout": r, "prompt": "What is the capital of Ondaria?", "response": said,
+                    "tokens": tokens, "reward": earned, "parts": {},
+                    "finish": "length" if lot.random() < 0.1 else "stop",
+                    **({"gold": None if i == 0 and r == 3 else gold} if r % 2 == 1 else {}),
+                }
+            )  # fmt: skip
+    write_lines(folder / "metrics.jsonl", lines)
+    write_lines(folder / "samples.jsonl", samples)
+    write_lines(folder / "monitor.jsonl", checks)
+
+
+class Judged(Oracle):
+    """Judged by the playground's oracle."""
+
+    judge: dict[str, str] = Field({"name": "playground/oracle"})
+
+
+class Distance(Atlas):
+    title: ClassVar[str] = "KL to the reference"
+    headline: ClassVar[str] = "kl"
+    units: ClassVar[dict[str, str]] = {"kl": "nats"}
+    undirected: ClassVar[frozenset[str]] = frozenset({"kl"})
+    reference: str = "../sft"
+
+
+class Best(Atlas):
+    title: ClassVar[str] = "Best of n"
+    headline: ClassVar[str] = "best"
+    gold: dict[str, str] = Field({"name": "playground/oracle"})
+
+
+POLICIES = {
+    "sft": (0.0, 0.42), "rejection": (0.6, 0.5), "dpo.s0": (4.1, 0.66), "dpo.s1": (3.7, 0.64),
+    "ppo.s0": (7.5, 0.74), "ppo.s1": (8.4, 0.73), "grpo.s0": (6.4, 0.73), "grpo.s1": (6.1, 0.71),
+    "rloo": (6.2, 0.75), "kto": (2.1, 0.55), "hacked": (24.0, 0.48),
+}  # fmt: skip
+
+
+def write_frontier(folder: Path, seed: int = 0) -> None:
+    """An evaluation of policies that went different ways: KL, a judge's scores, best of n of the first."""
+    lot = random.Random(seed)
+    uses = [
+        TaskUse(name=name, label=label, settings=settings)
+        for name, label, settings in (
+            ("judged", "judged", Judged()),
+            ("kl", "kl", Distance()),
+            ("best_of_n", "best_of_n", Best()),
+        )
+    ]
+    results: dict[tuple[str, str], list[Outcome] | None] = {}
+    for name, (kl, score) in POLICIES.items():
+        spent = [
+            Outcome(f"i{i}", f"c{i}", {"kl": kl and kl + lot.gauss(0, 1.5 * kl**0.5)}) for i in range(60)
+        ]
+        found = [Outcome(f"i{i}", f"c{i}", {"score": score + lot.gauss(0, 0.12)}) for i in range(60)]
+        results |= {(name, "kl"): spent, (name, "judged"): found, (name, "best_of_n"): None}
+    results["sft", "best_of_n"] = [
+        Outcome(
+            f"i{i}",
+            f"c{i}",
+            {"best": 0.6}
+            | {f"gold@{n}": 0.42 + 0.09 * math.log(n) + lot.gauss(0, 0.1) for n in (1, 2, 4, 8, 16)}
+            | {f"kl@{n}": math.log(n) - (n - 1) / n for n in (1, 2, 4, 8, 16)},
+        )
+        for i in range(60)
+    ]
+    paths = {name: f"../{name}" for name in POLICIES}
+    kinds: dict[str, ModelKind] = dict.fromkeys(POLICIES, "policy")
+    write_json(folder / "summary.json", summarise(uses, paths, kinds, results) | {"seed": 0, "limit": None})
+    write_lines(folder / "results.jsonl", [])
+
+
+def write_rl_run(store: Path) -> Path:
+    """Two runs on sampled answers, and an evaluation with a frontier; returns the evaluation's folder."""
+    for name, rollouts, hacked in (("ppo-aa11aa11aa11", 60, True), ("grpo-bb22bb22bb22", 16, False)):
+        config = {"method": {"name": name.split("-")[0]}}
+        folder = write_artifact(store / name, "train", {}, 61.0, config, {"tokens": 90_000})
+        write_rollouts(folder, rollouts, hacked)
+    inputs = {"@ppo": "ppo-aa11aa11aa11", "@grpo": "grpo-bb22bb22bb22"}
+    score = write_artifact(store / "frontier-cc33cc33cc33", "evaluate", inputs, 31.0, {}, {})
+    write_frontier(score)
+    return score
+
+
 if __name__ == "__main__":
     from posttrain.report.page import build
 
     target = Path(sys.argv[1])
     print(build([write_run(target / "store")], target, "Quickstart: an atlas that never was"))
+    print(build([write_rl_run(target / "rl")], target / "rl", "Policies that went different ways"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.report.curves import FAINT, TRAIN, for_page, quiet
+from posttrain.report.figure import FAINT, TRAIN, drawing, quiet
 
 
 def calibration_curves(summary: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
@@ -27,14 +26,7 @@ def draw_calibration(bins: Sequence[dict[str, Any]], prefix: str) -> str:
     """An SVG: mean probability of each bin against the share ranked rightly with its interval; on the
     diagonal the two agree.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False, "font.size": 9}
-    with rc_context(style):
-        figure = Figure(figsize=(3.6, 2.6), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawing(prefix, (3.6, 2.6)) as (figure, made):
         axes = figure.add_subplot()
         axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1)
         for each in bins:
@@ -48,6 +40,4 @@ def draw_calibration(bins: Sequence[dict[str, Any]], prefix: str) -> str:
         axes.set_ylim(0, 1.02)
         quiet(axes)
         axes.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return for_page(out.getvalue(), prefix)
+    return made.svg

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from posttrain.report.collect import Artifact, number, read_lines
+from posttrain.report.figure import HELDOUT, TRAIN, drawing, quiet
+from posttrain.report.rollouts import rollout_view
 from posttrain.report.stages import words
 
-AXES = ("step", "split", "tokens", "seconds", "epoch", "time")  # say where a line stands, are no curves
+# What says where a line stands is no curve.
+AXES = ("step", "split", "tokens", "seconds", "epoch", "time", "rollout")
 FIRST = ("loss", "accuracy", "reward_margin", "kl", "gradient_norm", "lr")
-LAST = ("tokens_per_second", "memory_mb")
 SHOWN = 6  # figures a run shows at once; the rest unfolds
+# Of a run that learns from answers it samples, the loss says little: these are what is looked at.
+ROLLOUTS = (
+    "reward", "gold", "kl", "entropy", "response_tokens", "truncated", "explained_variance", "clipped",
+    "loss",
+)  # fmt: skip
+LAST = ("tokens_per_second", "memory_mb", "sampling_seconds", "judging_seconds", "monitor_seconds")
+TITLES = {
+    "reward": "reward of the answers",
+    "gold": "gold reward",
+    "kl": "KL to the reference, nats an answer",
+    "entropy": "entropy, nats a token",
+    "response_tokens": "length of an answer, tokens",
+    "truncated": "share of answers cut off",
+    "explained_variance": "explained variance of the critic",
+    "clipped": "share of ratios clipped",
+    "length_correlation": "correlation of reward and length",
+}
 DENSE = 300  # points beyond which a curve is drawn as bucket means with a band from least to most
-
-# Colours that occur in no figure otherwise; each is replaced by a variable of the page's style sheet.
-INK, FAINT, TRAIN, HELDOUT = "#010203", "#040506", "#070809", "#0a0b0c"
-VARIABLES = {INK: "--ink-2", FAINT: "--line", TRAIN: "--series-1", HELDOUT: "--series-2"}
 
 
 @dataclass
@@ -40,13 +54,25 @@ def training_curves(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
         metrics = read_metrics(artifact)
         if not metrics:
             continue
+        sampled = "response_tokens" in metrics
         figures = [
-            {"metric": name, "title": words(name), "svg": draw(splits, f"f{position}-{i}"), **_ends(splits)}
-            for i, (name, splits) in enumerate(metrics.items())
+            {
+                "metric": name,
+                "title": TITLES.get(name, words(name)) if sampled else words(name),
+                "svg": draw(metrics[name], f"f{position}-{i}"),
+                **_ends(metrics[name]),
+            }
+            for i, name in enumerate(
+                sorted(metrics, key=partial(_importance, ROLLOUTS if sampled else FIRST))
+            )
         ]
-        first = [figure for figure in figures if figure["metric"] not in LAST][:SHOWN]
+        if sampled:
+            first = [figure for figure in figures if figure["metric"] in ROLLOUTS]
+        else:
+            first = [figure for figure in figures if figure["metric"] not in LAST][:SHOWN]
         more = [figure for figure in figures if figure not in first]
-        runs.append({"name": artifact.name, "method": method_of(artifact), "figures": first, "more": more})
+        run = {"name": artifact.name, "method": method_of(artifact), "figures": first, "more": more}
+        runs.append({**run, "rollouts": rollout_view(artifact, f"r{position}")})
     return runs
 
 
@@ -58,7 +84,7 @@ def method_of(artifact: Artifact) -> str:
 
 
 def read_metrics(artifact: Artifact) -> dict[str, dict[str, Series]]:
-    """{metric: {split: series}}, the metrics people look for first at the front."""
+    """{metric: {split: series}}."""
     found: dict[str, dict[str, Series]] = {}
     for count, line in enumerate(read_lines(artifact.folder / "metrics.jsonl")):
         step = number(line.get("step"))
@@ -72,13 +98,14 @@ def read_metrics(artifact: Artifact) -> dict[str, dict[str, Series]]:
                 continue
             series.steps.append(count if step is None else step)
             series.values.append(value)
-    return {name: found[name] for name in sorted(found, key=_importance)}
+    return found
 
 
-def _importance(name: str) -> tuple[int, str]:
+def _importance(first: Sequence[str], name: str) -> tuple[int, str]:
+    """Orders metrics: what people look for at the front, what few look for at the end."""
     if name in LAST:
-        return len(FIRST) + 1, name
-    return FIRST.index(name) if name in FIRST else len(FIRST), name
+        return len(first) + 1, name
+    return first.index(name) if name in first else len(first), name
 
 
 def _ends(splits: dict[str, Series]) -> dict[str, Any]:
@@ -93,22 +120,13 @@ def draw(splits: dict[str, Series], prefix: str) -> str:
 
     prefix: makes the ids inside the SVG unique on the page.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False, "font.size": 9}
-    with rc_context(style):
-        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawing(prefix) as (figure, made):
         axes = figure.add_subplot()
         for split, series in splits.items():
             if series.values:
                 _plot(axes, series, HELDOUT if split == "heldout" else TRAIN, split)
         quiet(axes)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return for_page(out.getvalue(), prefix)
+    return made.svg
 
 
 def _plot(axes: Any, series: Series, colour: str, split: str) -> None:
@@ -141,31 +159,3 @@ def smooth(y: np.ndarray) -> np.ndarray:
     i = np.arange(len(y))
     half = np.minimum(np.minimum(i, len(y) - 1 - i), reach)
     return np.asarray((total[i + half + 1] - total[i - half]) / (2 * half + 1))
-
-
-def quiet(axes: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.tick_params(colors=INK, length=0, labelcolor=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.get_major_formatter().set_useOffset(False)
-    axes.margins(x=0.02)
-
-
-def for_page(svg: str, prefix: str) -> str:
-    """Only the <svg> element, ids made unique, sentinel colours made variables, width left to the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{prefix}-\1"', svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg

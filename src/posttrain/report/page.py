@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from posttrain.common.config import Config, DataRef, ModelRef
+from posttrain.common.errors import ConfigError
 from posttrain.common.files import atomic, write_json
 from posttrain.common.step import Step, StepContext
 
@@ -23,12 +24,15 @@ class ReportConfig(Config):
     """inputs: the steps the page is about; whatever they were made from is found through their manifests.
 
     title: of the page. answers: prompts a task whose sampled answers are shown, drawn with `seed`.
+    frontier: label of the task that is set against the KL, where an evaluation holds the task `kl`; the first
+    other one where not given.
     """
 
     inputs: tuple[DataRef | ModelRef, ...] = Field(min_length=1)
     title: str = "Post-training report"
     answers: int = Field(6, ge=0)
     seed: int = 0
+    frontier: str | None = None
 
 
 def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
     return write_report(cfg, ctx.out)
 
 
-STEP = Step("report", ReportConfig, run, version=1)
+STEP = Step("report", ReportConfig, run, version=2)
 
 
 def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
@@ -67,12 +71,16 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     from posttrain.report.collect import read_summary
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
+    from posttrain.report.frontier import frontier
     from posttrain.report.graph import provenance
 
     evaluations: list[dict[str, Any]] = []
+    summaries = {
+        artifact.folder: read_summary(artifact) for artifact in artifacts if artifact.kind == "evaluate"
+    }
     for artifact in artifacts:
-        if artifact.kind == "evaluate":
-            summary = read_summary(artifact)
+        if artifact.folder in summaries:
+            summary, others = summaries[artifact.folder], list(summaries.values())
             evaluations.append(
                 {
                     "name": artifact.name,
@@ -82,6 +90,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "groups": stages.group_tables(summary),
                     "metrics": stages.metric_tables(summary),
                     "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
+                    "frontier": frontier(summary, others, cfg.frontier, f"x{len(evaluations)}"),
                     "differences": stages.difference_table(summary),
                     "verdicts": stages.verdicts(summary),
                     "comparisons": stages.count_comparisons(summary),
@@ -90,6 +99,8 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "limit": summary.get("limit"),
                 }
             )
+    if cfg.frontier is not None and not any(evaluation["frontier"] for evaluation in evaluations):
+        raise ConfigError(f"frontier: no evaluation holds the task 'kl' and one labelled '{cfg.frontier}'")
     return {
         "title": cfg.title,
         "seed": cfg.seed,

@@ -62,13 +62,20 @@ def verdicts(summary: dict[str, Any]) -> list[dict[str, Any]]:
     for row in difference_table(summary):
         if "previous" in row["against"]:
             said = {"task": row["title"], "verdict": row["verdict"], "text": row["text"]}
-            said["said"] = SAID.get(row["verdict"]) or (
-                "no interval on" if row["n"] else "nothing to compare on"
-            )
+            said["said"] = SAID.get(row["verdict"]) or _undirected(row)
             found.setdefault((row["after"], row["before"]), []).append(said)
     order = [model["name"] for model in summary["models"]]
     pairs = sorted(found, key=lambda pair: order.index(pair[0]))
     return [{"after": after, "before": before, "changes": found[after, before]} for after, before in pairs]
+
+
+def _undirected(row: dict[str, Any]) -> str:
+    """What is said of a difference of which neither direction is better, or of one without an interval."""
+    if row["low"] is None:
+        return "no interval on" if row["n"] else "nothing to compare on"
+    if row["low"] <= 0 <= row["high"]:
+        return SAID["same"]
+    return "more of" if row["mean"] > 0 else "less of"
 
 
 def count_comparisons(summary: dict[str, Any]) -> int:
@@ -87,7 +94,7 @@ def column_scale(summary: dict[str, Any], task: dict[str, Any], metric: str) -> 
     means = [e["mean"] for e in found if e["mean"] is not None]
     whole = [e for e in found if e["group"] == "" and e["low"] is not None]
     unit = task["units"].get(metric, "")
-    share = not unit and bool(means) and all(e["method"].startswith(WILSON) for e in whole)
+    share = not unit and bool(means) and bool(whole) and all(e["method"].startswith(WILSON) for e in whole)
     share = share and all(0 <= mean <= 1 for mean in means)
     return scale(means, [e["high"] - e["low"] for e in whole], share, unit)
 

@@ -154,7 +154,7 @@ class Online:
         """What the monitor sees in rollout `number`, where it is to look; an alarm may end the run."""
         if self.monitor is None or not self.monitor.due(number):
             return {}, None
-        seen, golds = self.monitor.check(groups, number)
+        seen, golds = self.monitor.check(groups, self.now.asked - 1)  # as samples.jsonl counts
         away = {"kl": metrics["kl"]} if "kl" in metrics else {}
         self.checks.write(self.now.asked - 1, [{**away, **seen}])
         if self.monitor.alarm and self.monitor.cfg.stop:
