@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain.common.allocator import keep_freed_memory
-from posttrain.common.memory import peak_memory_mb
+from posttrain.common.memory import peak_memory_mb, reset_peak_memory
 from posttrain.common.step import StepContext
 from posttrain.formats.rejects import Rejects
 from posttrain.models.forward import causal_lm
@@ -42,6 +42,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     device = pick_device(cfg.device)
     dtype = pick_dtype(cfg.precision, device)
     seed_everything(cfg.seed)
+    reset_peak_memory()
     if device == "cpu":
         keep_freed_memory()
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
