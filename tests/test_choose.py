@@ -275,9 +275,10 @@ def test_settings_that_do_not_go_together_are_refused():
     for match, fields in (
         ("'judge' is missing: near_ties goes by a judge", {"strategy": "near_ties"}),
         ("'model' is missing", {"strategy": "coverage"}),
-        ("'judge' is set, but random goes by no", {"judge": "test_choose:Scores"}),
+        ("'judge' is set, but random makes no use of it", {"judge": "test_choose:Scores"}),
         ("'model' is set, but near_ties", {**JUDGE_BY, "model": "x"}),
         ("'labelled' is set, but random", {"labelled": "x"}),
+        ("'precision' is set, but random", {"precision": "float32"}),
         ("needs 2 or more", {**JUDGE_BY, "min_answers": 1}),
     ):
         with pytest.raises(ConfigError, match=match):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from posttrain.flow.runner import StepFailed, run_recipe
 from posttrain.flow.source import parse_yaml
 from posttrain.flow.store import Store
 from posttrain.models.load import load_model
+from posttrain.report.page import build
 
 
 class Told(TaskConfig):
@@ -32,13 +34,11 @@ class Told(TaskConfig):
 
     headline: ClassVar[str] = "good"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"bad"})
+    undirected: ClassVar[frozenset[str]] = frozenset({"odd"})
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         told = json.loads((Path(ctx.model_path) / "told.json").read_text())
-        return [
-            Outcome(item, f"prompt {item}", {"good": v, "bad": None if v is None else v})
-            for item, v in told.items()
-        ]
+        return [Outcome(item, f"prompt {item}", {"good": v, "bad": v, "odd": v}) for item, v in told.items()]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,7 @@ def test_what_the_evaluation_does_not_hold_is_refused(models, tmp_path):
         ("same model", {"candidate": str(models / "old")}),
         ("no 'god'.*did you mean 'good'", {"metric": "god"}),
         ("task: the evaluation has no 'told'", {"task": "told"}),
+        ("neither more nor less 'odd' is better", {"metric": "odd"}),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             gate(models, score, tmp_path / "gate", **fields)
@@ -206,6 +207,11 @@ def test_rounds_go_on_from_what_passed_and_a_moved_store_is_the_same(models, tmp
     file = "model.safetensors"
     assert os.stat(first / file).st_nlink == 1, "files of one's own are copied"
     assert os.stat(first / file).st_ino != os.stat(second / file).st_ino
+    row, other = page(done["rounds.2.gate"].folder, tmp_path / "page")
+    assert (row["step"], row["verdict"], row["goes_on"]) == ("rounds.1.gate", "rose", "candidate")
+    assert (row["difference"], row["interval"]) == ("+0.15", "[+0.06, +0.24]")
+    assert (row["incumbent"], row["candidate"]) == ("incumbent 0.25", "candidate 0.40")
+    assert other["verdict"] == "held"
     (tmp_path / "store").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / done["rounds.2.gate"].folder.name)
     again = run(tmp_path / "moved")
@@ -230,6 +236,16 @@ def test_a_stop_ends_the_run_and_keeps_what_was_made(models, tmp_path):
     (score,) = (tmp_path / "store").glob("*score-*")
     assert (score / "manifest.json").is_file()
     assert not list((tmp_path / "store").glob("*gate-*/manifest.json"))
+
+
+def page(gate: Path, out: Path) -> list[dict[str, Any]]:
+    """The rows about gates of the page on this one, which its text shows, too."""
+    text = build([gate], out).read_text()
+    rows = json.loads((out / "tables.json").read_text())["gates"]
+    for row in rows:
+        assert row["why"] in html.unescape(text)
+        assert row["interval"] in text
+    return rows
 
 
 def same_weights(artifact: Path, model: Path) -> bool:

@@ -50,8 +50,8 @@ def run(main, arguments):
 
 
 def test_rounds_of_feedback_shrunk_run_to_their_page(tmp_path):
-    """The shipped file with smaller numbers: two rounds, each with a choice, labels, a reward model, a policy and a
-    gate; the second starts from what passed the first; all feedback is kept.
+    """The shipped file with smaller numbers: two rounds, each with a choice, labels, a reward model, a policy
+    and a gate; the second starts from what passed the first; all feedback is kept.
     """
     from posttrain.cli import main
 
@@ -59,7 +59,7 @@ def test_rounds_of_feedback_shrunk_run_to_their_page(tmp_path):
              "prompts_heldout.source.n=30", "tokenizer.vocab_size=400", "base.steps=20", "sft.steps=40",
              "base.model.config.hidden_size=32", "base.model.config.num_hidden_layers=2",
              "pairs_heldout.judge={name: playground/annotators, temperature: 0.05}", "first_chosen.n=12",
-             "rounds.questions.source.n=16", "rounds.chosen.n=8", "rounds.policy.steps=2",
+             "rounds.questions.source.n=16", "rounds.chosen.n=8", "rounds.repeat=2", "rounds.policy.steps=2",
              "rounds.policy.online.n=4", "rounds.policy.batch_size=4", "rounds.gate.max_missing=1",
              *(f"{step}.min_gap=0" for step in ("first_feedback", "rounds.feedback", "pairs_heldout")),
              *(f"{step}.tasks.0.n=12" for step in ("rounds.measured", "score"))]  # fmt: skip
@@ -71,7 +71,7 @@ def test_rounds_of_feedback_shrunk_run_to_their_page(tmp_path):
         made = {
             name: manifests[f"rounds.{number}.{name}"] for name in ("chosen", "feedback", "reward", "gate")
         }
-        assert made["chosen"]["summary"]["chosen"] == 8
+        assert 0 < made["chosen"]["summary"]["chosen"] <= 8  # where answers are cut off, fewer have scores
         said = made["gate"]["summary"]
         measured = json.loads((artifacts[f"rounds.{number}.measured"] / "summary.json").read_text())
         (difference,) = [d for d in measured["differences"] if (d["metric"], d["group"]) == ("score", "")]

@@ -9,8 +9,8 @@ import sys
 
 
 def reset_peak_memory() -> None:
-    """Count the peak anew from here, where the system can (CUDA, Linux): a step in a process that has run others
-    before is then charged with what it holds itself, and with what those left behind.
+    """Count the peak anew from here, where the system can (CUDA, Linux): a step in a process that has run
+    others before is then charged with what it holds itself, and with what those left behind.
     """
     gc.collect()
     torch = sys.modules.get("torch")

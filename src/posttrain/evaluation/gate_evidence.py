@@ -82,6 +82,10 @@ def gather(cfg: GateConfig) -> Evidence:
         raise ConfigError(
             f"metric: task '{task['label']}' has no '{metric}' ({nearest(metric, list(task['metrics']))})"
         )
+    if metric in task.get("undirected", ()):
+        raise ConfigError(
+            f"metric: neither more nor less '{metric}' is better, so it can neither rise nor fall"
+        )
     points: dict[str, list[Point]] = {name: [] for name in names}
     for line in _lines(folder / "results.jsonl"):
         if line["model"] in points and line["task"] == task["label"] and metric in line["metrics"]:

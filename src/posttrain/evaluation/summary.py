@@ -53,6 +53,7 @@ def _describe(use: TaskUse, results: Results) -> dict[str, Any]:
         "groups": sorted({o.group for o in all_outcomes if o.group}, key=_natural),
         "units": dict(getattr(task, "units", {})),
         "lower_is_better": sorted(getattr(task, "lower_is_better", ())),
+        "undirected": sorted(getattr(task, "undirected", ())),
         "settings": use.settings.model_dump(mode="json"),
     }
 

@@ -34,7 +34,7 @@ _CHUNK = 256
 
 Strategy = Literal["random", "disagreement", "near_ties", "coverage"]
 _NEEDS = {"disagreement": "judge", "near_ties": "judge", "coverage": "model"}
-_SOME = {"judge": "a judge", "model": "a model", "labelled": "labelled prompts"}
+_ALSO = {"coverage": {"labelled", "precision"}}
 
 
 class ChooseConfig(Config):
@@ -68,11 +68,11 @@ class ChooseConfig(Config):
     def _fitting(self) -> ChooseConfig:
         needed = _NEEDS.get(self.strategy)
         if needed and getattr(self, needed) is None:
-            raise ValueError(f"'{needed}' is missing: {self.strategy} goes by {_SOME[needed]}")
-        used = {needed, "labelled"} if self.strategy == "coverage" else {needed}
-        for name, what in _SOME.items():
-            if name not in used and getattr(self, name) is not None:
-                raise ValueError(f"'{name}' is set, but {self.strategy} goes by no {what}; leave it out")
+            raise ValueError(f"'{needed}' is missing: {self.strategy} goes by a {needed}")
+        idle = {"judge", "model", "labelled", "precision"} - _ALSO.get(self.strategy, set()) - {needed}
+        for name in sorted(idle & self.model_fields_set):
+            if getattr(self, name) is not None:
+                raise ValueError(f"'{name}' is set, but {self.strategy} makes no use of it; leave it out")
         if needed == "judge" and self.min_answers < 2:
             raise ValueError(f"min_answers: {self.strategy} compares answers, so it needs 2 or more")
         return self

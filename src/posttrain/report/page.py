@@ -72,7 +72,9 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
     from posttrain.report.frontier import frontier
+    from posttrain.report.gates import gate_table
     from posttrain.report.graph import provenance
+    from posttrain.report.methods import methods_table
 
     evaluations: list[dict[str, Any]] = []
     summaries = {
@@ -87,6 +89,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "level": summary["level"],
                     "models": [model["name"] for model in summary["models"]],
                     "stages": stages.stage_table(summary),
+                    "methods": methods_table(summary, artifacts),
                     "groups": stages.group_tables(summary),
                     "metrics": stages.metric_tables(summary),
                     "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
@@ -107,6 +110,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "evaluations": evaluations,
         "lead": _lead(evaluations, artifacts),
         "verdicts": [v for evaluation in evaluations for v in evaluation["verdicts"]],
+        "gates": gate_table(artifacts),
         "curves": training_curves(artifacts),
         "costs": cost_table(artifacts),
         "data": data_table(artifacts),
