@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,16 @@ def run(work: Path, name: str, precision: str) -> dict[str, float]:
 class Once:
     """A `Source` of one batch of all there is."""
 
+    view = None
+
     def __init__(self, data: Data) -> None:
         self.data = data
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         yield Work(self.data, range(len(self.data.examples)))
+
+    def note(self, values: Mapping[str, float]) -> str:
+        return ""
 
     def steps(self, epochs: float) -> int:
         return 1

@@ -537,6 +537,8 @@ def test_a_killed_run_pays_for_nothing_twice(tmp_path, how):
         cfg = config(tmp_path, url, many, {"concurrency": 2})
         (tmp_path / "cfg.json").write_text(cfg.model_dump_json(exclude_unset=True))
         code = (
+            # where make runs in the background, the shell has its children ignore Ctrl-C
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
             "import json; from pathlib import Path; from posttrain.common.step import StepContext;"
             "from posttrain.engines.sample import STEP, SampleConfig;"
             f"folder = Path({str(tmp_path)!r});"
