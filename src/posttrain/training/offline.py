@@ -140,6 +140,10 @@ class Plan:
     def batches(self, start: int, stop: int) -> Iterator[list[int]]:
         """Global batches number `start` up to `stop`, pass after pass."""
         at, number = 0, 0
+        if self.tokens is None:  # every pass has as many: those before `start` need not be shuffled
+            each = -(-len(self.sizes) // self.rows)
+            number = start // each
+            at = number * each
         while at < stop:
             epoch = self.epoch(number)
             yield from epoch[max(start - at, 0) : stop - at]
