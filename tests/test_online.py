@@ -195,6 +195,11 @@ def test_impossible_settings_are_refused_before_anything_runs(home):
     check({"name": "grpo"}, "in place of 'data'", data="rows.jsonl")
     check({"name": "grpo", "kl": 0}, "'reference' is set", reference="other")
     check({"name": "grpo"}, "no loss on rows", heldout="rows.jsonl")
+    check({"name": "grpo"}, "batch_tokens: grpo on sampled answers does not read it", batch_tokens=100)
+    check({"name": "grpo"}, "diverge: grpo", diverge=2.0)
+    check({"name": "rloo"}, "online.pairs: rloo", {"pairs": "all"})
+    check({"name": "kto"}, "online.min_gap: kto", {"min_gap": 0.1})
+    check({"name": "dpo"}, "online.good_above: dpo", {"good_above": 0.1})
     check({"name": "ppo", "kl": 0, "kl_target": 1.0}, "kl_target adapts kl")
     check({"name": "ppo"}, "pretrain or sft", {"mix": {"data": "x", "method": "dpo"}})
     with pytest.raises(ConfigError, match="give 'online'"):

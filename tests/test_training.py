@@ -313,6 +313,15 @@ def test_a_diverging_run_stops_with_its_batch(home, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_plan_goes_on_where_it_was():
+    from posttrain.training.offline import Plan
+
+    for plan in (Plan((1,) * 23, seed=3, rows=5), Plan(tuple(range(1, 24)), seed=3, rows=5, tokens=40)):
+        every = list(plan.batches(0, 40))
+        assert len(every) == 40
+        assert all(list(plan.batches(start, start + 3)) == every[start : start + 3] for start in range(37))
+
+
 def test_a_nan_stops_before_the_weights_are_touched(home, tmp_path, monkeypatch):
     from posttrain.training.methods import sft
     from posttrain.training.methods.base import Loss

@@ -14,7 +14,7 @@ from posttrain.models.precision import Precision
 from posttrain.models.spec import SpecField
 from posttrain.records import Comparison, Rating
 from posttrain.training.methods import method_config, method_named
-from posttrain.training.methods.base import MethodConfig
+from posttrain.training.methods.base import Method, MethodConfig
 from posttrain.training.metrics import Tracker
 from posttrain.training.online_config import OnlineConfig
 from posttrain.training.schedule import OptimizerConfig
@@ -105,6 +105,9 @@ class TrainConfig(Config):
         judged = method.kinds[0] in (Comparison, Rating) and not self.method.aspects()
         if method.advantages is None and not judged:
             raise ValueError(f"{self.method.name} does not learn from judged answers; give 'data'")
+        idle = self._idle(method)
+        if idle:
+            raise ValueError(f"{idle}: {self.method.name} on sampled answers does not read it; leave it out")
         if isinstance(self.heldout, float):
             raise ValueError("heldout: there is no data to split off from; give held-out rows")
         if self.heldout is not None and method.advantages is not None:
@@ -118,6 +121,16 @@ class TrainConfig(Config):
             raise ValueError(
                 f"online.n: {self.method.name} compares the answers to a prompt, so it needs {least} or more"
             )
+
+    def _idle(self, method: Method) -> str:
+        """A field that is set and that this objective, on sampled answers, would not look at; "" for none."""
+        assert self.online is not None
+        unread = {"batch_tokens", "diverge"} & self.model_fields_set
+        if method.kinds[0] is not Comparison:
+            unread |= {f"online.{name}" for name in {"pairs", "min_gap"} & self.online.model_fields_set}
+        if method.kinds[0] is not Rating:
+            unread |= {f"online.{name}" for name in {"good_above"} & self.online.model_fields_set}
+        return min(unread, default="")
 
 
 def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
