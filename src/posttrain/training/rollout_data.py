@@ -165,7 +165,7 @@ def rows_of(
 
 
 def _comparisons(cfg: OnlineConfig, group: Group, seed: int, judge: str, counts: Counter[str]) -> list[Row]:
-    distinct = list({answer.response.text: answer for answer in group.answers}.values())
+    distinct = list({answer.response.token_ids: answer for answer in group.answers}.values())
     counts["identical"] += len(group.answers) - len(distinct)
     candidates = [Candidate(answer.response, "") for answer in distinct]
     verdicts = [Verdict(answer.reward) for answer in distinct]
