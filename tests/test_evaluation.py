@@ -448,7 +448,7 @@ def test_outcomes_that_cannot_be_averaged_are_refused(
         ({"tasks": []}, "tasks"),
         ({"tasks": ["test_evaluation:Echo", "test_evaluation:Echo"]}, "give each use its own `label`"),
         ({"tasks": ["test_evaluation:Echo"], "model": []}, "no model to evaluate"),
-        ({"tasks": ["test_evaluation:QUESTIONS"]}, "is a list, not a task: a Config class"),
+        ({"tasks": ["test_evaluation:QUESTIONS"]}, "is no task: a task is a Config class"),
     ],
 )
 def test_a_config_that_does_not_hold_says_why(given: dict[str, Any], message: str):

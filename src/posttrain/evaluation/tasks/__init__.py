@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny, model_serializer
+from pydantic import BeforeValidator, model_validator
 
-from posttrain.common.config import Config, parse
-from posttrain.common.errors import ConfigError
-from posttrain.common.registry import resolve
+from posttrain.common.named import Kind, Use
 from posttrain.evaluation.task import TaskConfig
 from posttrain.evaluation.tasks.best_of_n import BestOfN
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
@@ -28,59 +25,31 @@ TASKS: dict[str, type[TaskConfig]] = {
 }
 
 
-class TaskUse(Config):
-    """A task as a recipe uses it: written `name`, or `{name: …, label: …, settings…}`.
+_KIND = Kind("task", lambda: TASKS, ("evaluate",))
 
-    label: what results and the page call it, the name where empty; tells two uses of one task apart.
+
+class TaskUse(Use):
+    """A task as a recipe uses it.
+
+    label: what results and the page call it, the name where not given; tells two uses of one task apart.
     """
 
-    name: str
     label: str
-    settings: SerializeAsAny[Config]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {"label": data.get("name"), **data}
 
     @property
     def task(self) -> Any:
         """The task itself (`evaluation.task.Task`)."""
         return self.settings
 
-    @model_serializer(mode="wrap")
-    def _flat(self, handler: Any) -> dict[str, Any]:
-        plain = handler(self)
-        return {"name": plain["name"], "label": plain["label"], **plain["settings"]}
 
-
-def read_task(value: Any) -> Any:
-    """A `TaskUse` from what a recipe or a script gives: a name, a mapping, or a task's own config.
-
-    Raises ValueError with what to change; pydantic puts the place in front.
-    """
-    if isinstance(value, TaskUse):
-        return value
-    if isinstance(value, Config):
-        return TaskUse(name=_name_of(value), label=_name_of(value), settings=value)
-    spec = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-    name = spec.pop("name", None)
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a task is a name or a mapping with a 'name', got {value!r}")
-    label = spec.pop("label", name)
-    try:
-        return TaskUse(name=name, label=label, settings=parse(_task_class(name), spec, f"task {name}"))
-    except ConfigError as e:
-        raise ValueError(str(e)) from None
-
-
-def _task_class(name: str) -> type[Config]:
-    found = resolve("tasks", name, TASKS)
-    if isinstance(found, type) and issubclass(found, Config) and hasattr(found, "evaluate"):
-        return found
-    raise ConfigError(f"'{name}' is a {type(found).__name__}, not a task: a Config class with `evaluate`")
-
-
-def _name_of(task: Config) -> str:
-    for name, cls in TASKS.items():
-        if type(task) is cls:
-            return name
-    return f"{type(task).__module__}:{type(task).__qualname__}"
+def read_task(value: Any) -> TaskUse:
+    """A `TaskUse` from a name, a mapping or a task's own config. Raises ValueError."""
+    return _KIND.read(TaskUse, value)
 
 
 TaskField = Annotated[TaskUse, BeforeValidator(read_task)]
