@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from posttrain.common.errors import ConfigError
-from posttrain.models.heads import new_head
+from posttrain.models.heads import heads_for, new_head
 from posttrain.models.load import Model, load_model
 from posttrain.models.lora import add_adapter, is_lora
 from posttrain.models.spec import ModelSpec
@@ -23,9 +23,10 @@ CRITIC = "critic"  # name of a critic's LoRA
 def add_critic(model: Model, cfg: PPO, seed: int, device: str) -> None:
     """Give the policy its critic, as configured, in float32 and ready to be trained.
 
-    A model of its own (the reward model, say) starts with its first reward head as value head, where it has
-    one and no value head: its estimate is then the reward it would give if the answer ended here. Every other
-    value head starts at 0, so that the first advantages are the rewards themselves.
+    A model of its own (the reward model, say) that has reward heads and no value head starts with the mean of
+    those for "overall" (of all, where none is) as value head: its estimate is then the reward it would give if
+    the answer ended here. Every other value head starts at 0, so that the first advantages are the rewards
+    themselves.
     Raises ConfigError for a critic whose vocabulary is another one.
     """
     if cfg.critic is None:
@@ -45,7 +46,8 @@ def add_critic(model: Model, cfg: PPO, seed: int, device: str) -> None:
         critic.value_head = _zero_head(critic, seed, device)
         if critic.reward_head is not None:
             with torch.no_grad():
-                critic.value_head.weight.copy_(critic.reward_head.weight[:1])
+                speak = heads_for(critic.aspects, None) or range(len(critic.aspects))
+                critic.value_head.weight.copy_(critic.reward_head.weight[list(speak)].mean(0, keepdim=True))
     critic.reward_head = None
     _freeze_lm_head(critic)
     model.critic = critic
