@@ -33,7 +33,8 @@ def test_a_value_head_starts_as_the_mean_of_the_heads_for_overall(
     reward.save(tmp_path / "reward")
     policy = load_model(tmp_path / "base", dtype=F32, train=True)
     add_critic(policy, PPO(name="ppo", critic=str(tmp_path / "reward")), seed=0, device="cpu")
-    assert policy.critic is not None and policy.critic.value_head is not None
+    assert policy.critic is not None
+    assert policy.critic.value_head is not None
     wanted = torch.stack([reward.reward_head.weight[i] for i in speak]).mean(0)
     assert torch.equal(policy.critic.value_head.weight[0], wanted)
     assert policy.critic.reward_head is None
@@ -43,5 +44,6 @@ def test_a_critic_without_reward_heads_starts_at_nought(tmp_path: Path) -> None:
     tiny_folder("llama", tmp_path / "base")
     policy = load_model(tmp_path / "base", dtype=F32, train=True)
     add_critic(policy, PPO(name="ppo", critic=str(tmp_path / "base")), seed=0, device="cpu")
-    assert policy.critic is not None and policy.critic.value_head is not None
+    assert policy.critic is not None
+    assert policy.critic.value_head is not None
     assert not policy.critic.value_head.weight.any()
