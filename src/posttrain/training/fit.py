@@ -26,7 +26,7 @@ from posttrain.training.metrics import Metrics
 from posttrain.training.offline import grow
 from posttrain.training.optim import Optimizer
 from posttrain.training.schedule import lr_factor
-from posttrain.training.source import Data, Part, Source
+from posttrain.training.source import Data, Part, Resumable, Source
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
@@ -308,7 +308,7 @@ def _conditions(loop: Loop, model: Model) -> dict[str, Any]:
 def _save(
     state: State,
     optimizer: Optimizer,
-    source: Source,
+    source: Resumable,
     loop: Loop,
     model: Model,
     folder: Path,
@@ -328,7 +328,7 @@ def _save(
 
 
 def _resume(
-    state: State, optimizer: Optimizer, source: Source, loop: Loop, model: Model, folder: Path
+    state: State, optimizer: Optimizer, source: Resumable, loop: Loop, model: Model, folder: Path
 ) -> int:
     """Set everything as it was; returns how many lines of metrics hold."""
     found = load_checkpoint(folder)

@@ -71,7 +71,19 @@ class Work:
     beside: Part | None = None
 
 
-class Source(Protocol):
+class Resumable(Protocol):
+    """What a checkpoint keeps."""
+
+    def state(self) -> dict[str, Any]:
+        """What a killed run needs beside the number of steps to go on as if it had not been killed."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+class Source(Resumable, Protocol):
     """Hands out global batches in an order that the seed and, online, the weights determine.
 
     view: what is drawn of it above the bar in a terminal, None for nothing.
@@ -86,18 +98,6 @@ class Source(Protocol):
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         """Those of optimizer steps `start` up to `stop`; each is asked for when the one before is learned."""
-        ...
-
-    def steps(self, epochs: float) -> int:
-        """Optimizer steps in so many passes over what there is."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """What a killed run needs beside the number of steps to hand out the same batches."""
-        ...
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
         ...
 
 
@@ -118,6 +118,7 @@ class Offline:
             yield Work(self.data, chosen)
 
     def steps(self, epochs: float) -> int:
+        """Optimizer steps in so many passes over what there is."""
         return self.plan.steps(epochs)
 
     def summary(self) -> dict[str, Any]:
