@@ -24,8 +24,8 @@ def add_critic(model: Model, cfg: PPO, seed: int, device: str) -> None:
     """Give the policy its critic, as configured, in float32 and ready to be trained.
 
     A model of its own (the reward model, say) that has reward heads and no value head starts with the mean of
-    those for "overall" (of all, where none is) as value head: its estimate is then the reward it would give if
-    the answer ended here. Every other value head starts at 0, so that the first advantages are the rewards
+    those for "overall" (of all, where none is) as value head: its estimate is then the reward it would give
+    if the answer ended here. Every other value head starts at 0, so that the first advantages are the rewards
     themselves.
     Raises ConfigError for a critic whose vocabulary is another one.
     """
