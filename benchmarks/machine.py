@@ -1,4 +1,7 @@
-"""The machine in words: what a number depends on, nothing that names it."""
+"""The machine in words: what a number depends on, nothing that names it.
+
+Imported by the process of `run.py`.
+"""
 
 from __future__ import annotations
 

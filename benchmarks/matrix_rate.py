@@ -1,5 +1,6 @@
 """The machine's own matrix rate on the model's shapes, and how long a training step's products alone would
-take at it.
+take at it. A script to run by itself, which `offline.py` also starts in a process of its own; the files of
+bounds import its rates.
 
 Model FLOPs are those of the mathematics: every token of the forest through the layers, wanted tokens
 through the head, visible pairs through the attention; backward twice the forward, the reference once the

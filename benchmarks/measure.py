@@ -1,5 +1,5 @@
 """What both sides measure and how: the clock of the steps, the peak of resident memory, a profile by kind
-of work.
+of work. Imported by the processes of either side.
 """
 
 from __future__ import annotations

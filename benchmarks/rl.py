@@ -1,29 +1,27 @@
-"""The online methods: a step of GRPO against TRL's, PPO's step in its parts, and losses on given tensors.
+"""The parts of the benchmark on the online methods: a step of GRPO against TRL's, PPO's step in its parts,
+and losses on given tensors.
 
 A step is sampling and learning: prompts are answered by the policy, answers are scored, the reference gives
 its log-probs, one update is made.
+
+Imported by the process of `run.py`; each run is a process of its own (`rl_ours.py`, `rl_trl.py`,
+`rl_bounds.py`, `rl_losses_ours.py`, `rl_losses_trl.py`).
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import machine
 import rl_workload
+from bench import TOLERANCE, Bench, Round, by_turns, each, ratio, say, spread
 from rl_cases import CASES
-from workload import Workload
+from rl_workload import LAYOUTS
 
-HERE = Path(__file__).resolve().parent
-SIDES = {"posttrain": "rl_ours.py", "trl": "rl_trl.py"}
-LAYOUTS = {"ppo-separate": 4, "ppo-shared": 3, "ppo-lora": 2}  # models held
-TOLERANCE = {"bf16": 1e-2, "f32": 1e-4}  # largest relative difference of a loss
+SCRIPTS = {"posttrain": "rl_ours.py", "trl": "rl_trl.py"}
+SIDES = tuple(SCRIPTS)
 # TRL's default recomputes activations in the backward. A user may choose otherwise: memory for time, and time
 # for memory.
 TRL: dict[str, Any] = {"checkpointing": True}
@@ -34,55 +32,45 @@ OTHERS = {
 GIVEN = 3  # answers of each prompt, where losses are compared
 
 
-def grpo(bench: Any, methods: list[str]) -> dict[str, Any]:
+def grpo(bench: Bench, methods: list[str]) -> dict[str, Any]:
     """Pairs of runs on the same prompts, whichever first by turns; then TRL's other settings, once each."""
-    from run import say, spread
+    limits = bench.run("posttrain", "rl_bounds.py", threads=bench.threads, **_options(bench))
 
-    limits = bounds(bench)
-    rounds = []
-    for i in range(bench.rounds):
-        pair: dict[str, Any] = {"busy_before": machine.busy_share()}
-        for side in list(SIDES) if i % 2 == 0 else list(SIDES)[::-1]:
-            options = _options(bench) | (TRL if side == "trl" else {})
-            pair[side] = summary(bench.run(side, SIDES[side], method="grpo", **options))
-        rounds.append(pair)
-        steps = ", ".join(f"{side} {pair[side]['step_s']:.1f} s" for side in SIDES)
-        say(f"grpo, pair {i + 1} of {bench.rounds}: a step takes {steps}")
+    def run(side: str) -> dict[str, Any]:
+        return _grpo(bench, side, TRL if side == "trl" else {})
 
-    def ratio(key: str, over: str, under: str) -> dict[str, float]:
-        return spread([pair[over][key] / pair[under][key] for pair in rounds])
-
-    step = statistics.median(pair["posttrain"]["step_s"] for pair in rounds)
-    parts = {side: mean_parts(pair[side]["parts_s"] for pair in rounds) for side in SIDES}
+    rounds = by_turns(bench, "grpo", SIDES, run, lambda done: f"{done['step_s']:.1f} s a step")
+    step = statistics.median(done["posttrain"]["step_s"] for done in rounds)
+    parts = {side: mean_parts(done[side]["parts_s"] for done in rounds) for side in SIDES}
     found = {
         "job": asdict(bench.online.job),
-        "speed_ratio": ratio("step_s", "trl", "posttrain"),
-        "cpu_time_ratio": ratio("step_cpu_s", "trl", "posttrain"),
-        "memory_ratio": ratio("peak_memory_mib", "posttrain", "trl"),
-        "step_s": {side: spread([pair[side]["step_s"] for pair in rounds]) for side in SIDES},
-        "peak_memory_mib": {
-            side: spread([pair[side]["peak_memory_mib"] for pair in rounds]) for side in SIDES
-        },
+        "speed_ratio": ratio(rounds, "step_s", "trl", "posttrain"),
+        "cpu_time_ratio": ratio(rounds, "step_cpu_s", "trl", "posttrain"),
+        "memory_ratio": ratio(rounds, "peak_memory_mib", "posttrain", "trl"),
+        "step_s": each(rounds, "step_s", SIDES),
+        "peak_memory_mib": each(rounds, "peak_memory_mib", SIDES),
         "parts_s": parts,
         "share_of_matrix_rate": shares(limits, parts["posttrain"], step),
         "bounds": limits,
-        "same_prompts": all(_comparable(bench, pair[side]) for pair in rounds for side in SIDES),
+        "same_prompts": all(_comparable(bench, done[side]) for done in rounds for side in SIDES),
         "trl_otherwise": {name: _otherwise(bench, name, rounds) for name in OTHERS},
         "rounds": rounds,
     }
     return {"grpo": found}
 
 
-def _otherwise(bench: Any, name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """One run of TRL with other settings, of one measured step, and our side's same step over it."""
-    from run import say
+def _grpo(bench: Bench, side: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return summary(bench.run(side, SCRIPTS[side], method="grpo", **_options(bench) | settings))
 
-    setting = dict(OTHERS[name])
-    if "micro" in setting:
-        setting["micro"] = min(setting["micro"], _answers(bench))
-    run = summary(bench.run("trl", SIDES["trl"], method="grpo", **_options(bench) | {"steps": 1} | setting))
+
+def _otherwise(bench: Bench, name: str, rounds: list[Round]) -> dict[str, Any]:
+    """One run of TRL with other settings, of one measured step, and our side's same step over it."""
+    settings = {"steps": 1, **OTHERS[name]}
+    if "micro" in settings:
+        settings["micro"] = min(settings["micro"], _answers(bench))
+    run = _grpo(bench, "trl", settings)
     say(f"grpo, TRL {name}: a step takes {run['step_s']:.1f} s, {run['peak_memory_mib']:.0f} MiB")
-    ours = [pair["posttrain"] for pair in rounds]
+    ours = [done["posttrain"] for done in rounds]
     return {
         "speed_ratio": round(run["step_s"] / statistics.median(one["steps_s"][0] for one in ours), 4),
         "memory_ratio": round(
@@ -92,16 +80,14 @@ def _otherwise(bench: Any, name: str, rounds: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def ppo(bench: Any, methods: list[str]) -> dict[str, Any]:
+def ppo(bench: Bench, methods: list[str]) -> dict[str, Any]:
     """PPO's step in its parts, with peak memory, for each way of holding its models; by turns, so that a
     slow while slows all.
     """
-    from run import say, spread
-
     runs: dict[str, list[dict[str, Any]]] = {layout: [] for layout in LAYOUTS}
     for i in range(bench.rounds):
         for layout in LAYOUTS:
-            done = bench.run("posttrain", SIDES["posttrain"], method=layout, **_options(bench))
+            done = bench.run("posttrain", SCRIPTS["posttrain"], method=layout, **_options(bench))
             runs[layout].append(summary(done))
             say(f"{layout}, round {i + 1} of {bench.rounds}: a step takes {runs[layout][-1]['step_s']:.1f} s")
     return {
@@ -118,18 +104,10 @@ def ppo(bench: Any, methods: list[str]) -> dict[str, Any]:
     }
 
 
-def losses(bench: Any, methods: list[str]) -> dict[str, Any]:
+def losses(bench: Bench, methods: list[str]) -> dict[str, Any]:
     """Losses and gradients' norms of both sides on the same tokens, rewards, old and reference log-probs."""
-    from run import say
-
     job = bench.online.job
-    bench.run(
-        "posttrain",
-        "rl_losses_ours.py",
-        prepare=True,
-        prompts=job.prompts,
-        samples=GIVEN,
-    )
+    bench.run("posttrain", "rl_losses_ours.py", prepare=True, prompts=job.prompts, samples=GIVEN)
     ours = bench.run("posttrain", "rl_losses_ours.py")
     theirs = bench.run("trl", "rl_losses_trl.py")
     found = {}
@@ -172,16 +150,6 @@ def mean_parts(steps: Iterable[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.mean(step[name] for step in found), 3) for name in found[0]}
 
 
-def bounds(bench: Any) -> dict[str, Any]:
-    """Seconds of a step's bare products, measured in a process of its own like everything else."""
-    job, online = bench.online.job, bench.online
-    call = [sys.executable, HERE / "rl_bounds.py", "--threads", bench.threads, "--work", bench.work]
-    call += ["--warmup", online.warmup, "--steps", online.steps]
-    call += ["--prompts", job.prompts, "--samples", job.samples, "--tokens", job.tokens]
-    done = subprocess.run(list(map(str, call)), check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def shares(limits: dict[str, Any], parts: dict[str, float], step: float) -> dict[str, float]:
     """Seconds of bare products over seconds taken, of each part of our step and of the whole."""
     alone = {part: limits[part]["products_s"] for part in ("sampling", "reference_logps", "update")}
@@ -189,20 +157,19 @@ def shares(limits: dict[str, Any], parts: dict[str, float], step: float) -> dict
     return found | {"step": round(sum(alone.values()) / step, 3)}
 
 
-def _options(bench: Any) -> dict[str, Any]:
+def _options(bench: Bench) -> dict[str, Any]:
     online = bench.online
     return {"warmup": online.warmup, "steps": online.steps, **asdict(online.job)}
 
 
-def _answers(bench: Any) -> int:
+def _answers(bench: Bench) -> int:
     return bench.online.job.prompts * bench.online.job.samples
 
 
-def _comparable(bench: Any, run: dict[str, Any]) -> bool:
+def _comparable(bench: Bench, run: dict[str, Any]) -> bool:
     """Whether a run answered the wanted prompts, step by step, each answer at its full length."""
     job, online = bench.online.job, bench.online
-    w: Workload = bench.workload
-    asked = rl_workload.prompts(w, job, online.warmup + online.steps)
+    asked = rl_workload.prompts(bench.workload, job, online.warmup + online.steps)
     wanted = [rl_workload.digest(asked[i : i + job.prompts]) for i in range(0, len(asked), job.prompts)]
     return run["prompts"] == wanted and run["answer_tokens"] == _answers(bench) * job.tokens
 

@@ -1,5 +1,5 @@
 """How long the bare products of a step of GRPO would take at the machine's own matrix rate, as JSON on the
-last line of stdout.
+last line of stdout. A process of its own, in posttrain's environment, started by `rl.py`.
 
 Model FLOPs are those of the mathematics (see `matrix_rate`): a prompt goes through the layers once for all
 its samples, in sampling, under the reference and in the update.
@@ -8,16 +8,17 @@ its samples, in sampling, under the reference and in the update.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import rl_workload
+import side
 import torch
 from matrix_rate import DTYPES, PARTS, Products, linear_shapes, rates
 from rl_workload import Rollouts
-from sampling import Job, work_of
+from sampling_bounds import work_of
+from sampling_side import Job
 from workload import Workload
 
 
@@ -66,23 +67,24 @@ def bounds(w: Workload, job: Rollouts, asked: list[list[list[int]]], dtype: str)
     return {name: {key: round(value, 3) for key, value in part.items()} for name, part in found.items()}
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder that rl_workload.make filled")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=96)
-    args = parser.parse_args()
+    side.add_rollouts(parser)
+    return parser.parse_args()
+
+
+def of_a_folder(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the measured steps of the prompts in a folder."""
     torch.set_num_threads(args.threads)
     w, job = rl_workload.read_workload(args.work), Rollouts(args.prompts, args.samples, args.tokens)
     rows = rl_workload.prompts(w, job, args.warmup + args.steps)
     asked = [rows[i : i + job.prompts] for i in range(args.warmup * job.prompts, len(rows), job.prompts)]
-    print(json.dumps(bounds(w, job, asked, args.dtype)))
+    return bounds(w, job, asked, args.dtype)
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments()
+    side.show(lambda _: of_a_folder(parsed))

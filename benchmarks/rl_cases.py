@@ -1,4 +1,6 @@
-"""The losses that are compared on given tensors: each case as either side's settings say it."""
+"""The losses that are compared on given tensors: each case as either side's settings say it. Imported by
+`rl.py` and by the processes of either side.
+"""
 
 from __future__ import annotations
 

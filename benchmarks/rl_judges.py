@@ -1,4 +1,6 @@
-"""The judges of the online benchmarks, named in configs as `rl_judges:Name`."""
+"""The judges of the online benchmarks. Imported by the process of `rl_ours.py`, whose config names them as
+`rl_judges:Name`.
+"""
 
 from __future__ import annotations
 

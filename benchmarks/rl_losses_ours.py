@@ -1,11 +1,12 @@
-"""posttrain's losses on given tensors, through the product's own loop, as JSON on the last line of stdout."""
+"""posttrain's losses on given tensors, through the product's own loop, as JSON on the last line of stdout.
+A process of its own, in posttrain's environment, started by `rl.py`: first to make the tensors, then to use
+them.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import rl_workload
+import side
 import torch
-from ours_side import PRECISION
+from ours_train import PRECISION
 from rl_cases import CASES
 from rl_workload import Given
 from torch import Tensor
@@ -40,23 +42,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder that workload.make filled")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--dtypes", nargs="+", choices=sorted(PRECISION), default=["bf16", "f32"])
+    parser.add_argument("--dtypes", nargs="+", choices=side.DTYPES, default=list(side.DTYPES))
     parser.add_argument("--prepare", action="store_true", help="write given.jsonl and nothing else")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=4)
     return parser.parse_args()
 
 
-def main() -> None:
-    args = arguments()
-    with contextlib.redirect_stdout(sys.stderr):
-        if args.prepare:
-            result = prepare(args)
-        else:
-            result = {
-                f"{case} {dtype}": run(args.work, case, dtype) for case in args.cases for dtype in args.dtypes
-            }
-    print(json.dumps(result))
+def run_all(args: argparse.Namespace) -> dict[str, Any]:
+    if args.prepare:
+        return prepare(args)
+    return {f"{case} {dtype}": run(args.work, case, dtype) for case in args.cases for dtype in args.dtypes}
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
@@ -176,4 +172,5 @@ def _logps(model: Model, branches: Sequence[Branch]) -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments()
+    side.show(lambda _: run_all(parsed))

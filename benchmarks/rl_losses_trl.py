@@ -1,4 +1,5 @@
-"""TRL's losses on given tensors, as JSON on the last line of stdout. Runs in TRL's own environment.
+"""TRL's losses on given tensors, as JSON on the last line of stdout. A process of its own, in TRL's
+environment, started by `rl.py`.
 
 TRL's trainers run one whole training step with their own code; what is given stands in for what they would
 sample (`rollout_func`), score (the reward function), and remember (old and reference log-probs).
@@ -7,20 +8,18 @@ sample (`rollout_func`), score (the reward function), and remember (old and refe
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
-import tempfile
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import side
 import torch
 from datasets import Dataset
 from rl_cases import CASES, Case
 from rl_workload import Given, read_given, read_workload
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
+from trl_train import settings
 from workload import conversation
 
 
@@ -28,35 +27,22 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with given.jsonl")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--dtypes", nargs="+", choices=("bf16", "f32"), default=["bf16", "f32"])
+    parser.add_argument("--dtypes", nargs="+", choices=side.DTYPES, default=list(side.DTYPES))
     return parser.parse_args()
 
 
-def main() -> None:
-    args = arguments()
-    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
-        result = {
-            f"{case} {dtype}": run(args.work, case, dtype, scratch)
-            for case in args.cases
-            for dtype in args.dtypes
-        }
-    print(json.dumps(result))
+def run_all(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    return {
+        f"{case} {dtype}": run(args.work, case, dtype, scratch)
+        for case in args.cases
+        for dtype in args.dtypes
+    }
 
 
-def run(work: Path, name: str, dtype: str, scratch: str) -> dict[str, float]:
+def run(work: Path, name: str, dtype: str, scratch: Path) -> dict[str, float]:
     case = CASES[name]
     rows = read_given(work / "given.jsonl")
-    common: dict[str, Any] = {
-        "output_dir": scratch,
-        "use_cpu": True,
-        "bf16": dtype == "bf16",
-        "max_steps": 1,
-        "learning_rate": 1e-6,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
+    common = settings(scratch, dtype, steps=1, lr=1e-6)
     trainer = (unpaired if case.kto else groups)(work, case, rows, common)
     if trainer.ref_model is not None:
         other = AutoModelForCausalLM.from_pretrained(work / "reference", dtype=torch.float32)
@@ -128,4 +114,5 @@ def unpaired(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) 
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments()
+    side.show(lambda scratch: run_all(parsed, scratch))

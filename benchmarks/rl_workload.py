@@ -1,7 +1,8 @@
 """What the online methods are compared on: a model that never stops, prompts, and given answers with given
 log-probs.
 
-Imports nothing but numpy, torch and transformers, because it runs in the environment of either side.
+Imports nothing but numpy, torch and transformers, because it runs in the environment of either side: imported
+by the process of `run.py` and by those of the sides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 import workload
 from workload import EOS, Workload
 
+# How many of PPO's models are held: `separate` four, `shared` three (the critic is a head on the policy),
+# `lora` two (policy, critic and reference are one base with two adapters; the reward model stands apart).
+LAYOUTS = {"ppo-separate": 4, "ppo-shared": 3, "ppo-lora": 2}
 SHIFT = 0.02  # of every entry of every embedding: as large as their standard deviation
 
 

@@ -1,7 +1,7 @@
 """TRL in an environment of its own: made beside the project on first use, or one that is named.
 
-POSTTRAIN_TRL_PYTHON names the interpreter of an existing environment. Run as a script it prints the
-interpreter's path.
+POSTTRAIN_TRL_PYTHON names the interpreter of an existing environment. Imported by the
+process of `run.py`; run as a script it prints the interpreter's path.
 """
 
 from __future__ import annotations

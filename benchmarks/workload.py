@@ -2,7 +2,7 @@
 
 Every character of the text is one token, so a row fixes its token ids exactly, and what a library trained
 on can be compared with what it was given. Imports nothing but numpy, torch and transformers, because it
-runs in the environment of either side.
+runs in the environment of either side: imported by the process of `run.py` and by those of the sides.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def test_our_side_trains_on_the_wanted_batches(small: tuple[Any, Any, Path], ben
     )  # fmt: skip
     scratch = folder / "scratch"
     scratch.mkdir()
-    result = bench("ours_side").run(args, scratch)
+    result = bench("offline_ours").run(args, scratch)
     assert result["batches"] == [workload.digest(batch) for batch in workload.expected(w, method)]
     assert len(result["step_s"]) == 2
     assert (result["outside_s_per_pair"] > 0) == (method == "dpo")

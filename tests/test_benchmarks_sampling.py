@@ -19,21 +19,21 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_both_sides_write_as_many_tokens(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampling, workload = bench("sampling"), bench("workload")
+    sampling, workload = bench("sampling_side"), bench("workload")
     w = workload.Workload(
         vocab=2000, hidden=32, layers=2, heads=2, kv_heads=1, intermediate=64, pairs=4, prompt_mean=20
     )
     workload.make(tmp_path, w)
     monkeypatch.setattr(sampling, "WORKLOAD", w)
     job = sampling.Job(prompts=3, samples=2, tokens=5)
-    for side in (sampling.posttrain, sampling.transformers):
-        written = side(tmp_path, torch.float32)(job)
+    for opened in (sampling.posttrain, sampling.transformers):
+        written = opened(tmp_path, torch.float32)(job)
         assert 20 < written <= 30  # random weights rarely say the stop token
 
 
 def test_work_by_hand(bench: Any) -> None:
     """A prompt of 3 tokens, 2 samples of 3: one prefill, two steps of two rows. Hidden 4, vocabulary 10."""
-    sampling, workload = bench("sampling"), bench("workload")
+    sampling, workload = bench("sampling_bounds"), bench("workload")
     w = workload.Workload(vocab=10, hidden=4, layers=1, heads=1, kv_heads=1, intermediate=8)
     work = sampling.work_of(sampling.Job(prompts=1, samples=2, tokens=3), w, [3])
     weights = 4 * (4 * 4) + 3 * (4 * 8)  # q, k, v, o and the three of the MLP
