@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from posttrain.common.errors import PosttrainError
 from posttrain.feedback.best_of_n import best_index
 from posttrain.feedback.judge import Judge, PairJudge, Verdict
 from posttrain.feedback.pairing import Candidate, Group, Pair, by_preference, by_score, judgeable, to_compare
 from posttrain.feedback.verdict_rows import comparison, demonstration, rating
+from posttrain.feedback.verdicts import NOT_FINITE, check_count, verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.records import Prompt, Row, row_id
 
@@ -76,7 +75,7 @@ def by_comparing(
         for a, b in pairs
     ]
     said = judge.compare(asked)
-    _check_count(cfg, len(said), len(asked))
+    check_count(len(said), len(asked), f"judge '{cfg.judge.name}'")
     preferences = iter(said)
     made: list[Row] = []
     for group, pairs in zip(groups, proposed, strict=True):
@@ -109,29 +108,18 @@ def _scored(
 
 
 def _verdicts(cfg: JudgeConfig, judge: Judge, asked: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:
-    """The verdicts with the aspect's score for their score; what is no finite number is no answer."""
-    said = judge.score([(prompt, candidate.response) for prompt, candidate in asked])
-    _check_count(cfg, len(said), len(asked))
-    return [_by_aspect(verdict, cfg.aspect) for verdict in said]
+    """The verdicts with the aspect's score for their score."""
+    items = [(prompt, candidate.response) for prompt, candidate in asked]
+    said = verdicts_of(judge, items, f"judge '{cfg.judge.name}'")
+    return said if cfg.aspect == "overall" else [_by_aspect(verdict, cfg.aspect) for verdict in said]
 
 
 def _by_aspect(verdict: Verdict, aspect: str) -> Verdict:
-    score, reason = verdict.score, verdict.reason
-    if aspect != "overall":
-        known = ", ".join(verdict.parts) or "none"
-        score = verdict.parts.get(aspect)
-        reason = reason if aspect in verdict.parts else f"no part '{aspect}' (parts: {known})"
-    if score is not None and not math.isfinite(score):
-        score, reason = None, "not a finite number"
-    parts = {k: v if v is not None and math.isfinite(v) else None for k, v in verdict.parts.items()}
-    return Verdict(score, reason, parts)
-
-
-def _check_count(cfg: JudgeConfig, said: int, asked: int) -> None:
-    if said != asked:
-        raise PosttrainError(
-            f"judge '{cfg.judge.name}' gave {said} answers to {asked} questions; mend the judge"
-        )
+    if aspect in verdict.parts:
+        score = verdict.parts[aspect]
+        return Verdict(score, verdict.reason or ("" if score is not None else NOT_FINITE), verdict.parts)
+    known = ", ".join(verdict.parts) or "none"
+    return Verdict(None, f"no part '{aspect}' (parts: {known})", verdict.parts)
 
 
 def _rng(cfg: JudgeConfig, group: Group) -> random.Random:

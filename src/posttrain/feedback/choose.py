@@ -22,6 +22,7 @@ from posttrain.feedback.judge import Judge
 from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.pairing import Candidate, Group, judgeable
 from posttrain.feedback.verdict_rows import grouped
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects
 from posttrain.formats.write import write_records
@@ -182,7 +183,8 @@ def _judged(
 
 
 def _judge_chunk(judge: Judge, criterion: Any, number: int, some: Sequence[Prospect]) -> list[bytes]:
-    said = iter(judge.score([(one.prompt, each.response) for one in some for each in one.answers]))
+    items = [(one.prompt, each.response) for one in some for each in one.answers]
+    said = iter(verdicts_of(judge, items, "the judge"))
     lines = []
     for one in some:
         verdicts = [next(said) for _ in one.answers]

@@ -14,12 +14,12 @@ from posttrain.common.errors import ConfigError
 from posttrain.engines.token_writer import model_name
 from posttrain.feedback.judge import Verdict
 from posttrain.feedback.reward_model import (
-    NOT_FINITE,
     aspects_of,
     head_scores,
     open_reward_model,
     units_of,
 )
+from posttrain.feedback.verdicts import NOT_FINITE
 from posttrain.models.heads import heads_for
 from posttrain.models.precision import Precision
 from posttrain.models.spec import SpecField
@@ -109,6 +109,11 @@ class EnsembleJudge:
             )
             for k in range(len(items))
         ]
+
+    @property
+    def models(self) -> list[Model]:
+        """Those held in memory between two calls; see `models_of`."""
+        return list(self.kept or ())
 
     def _load(self, i: int) -> Model:
         return open_reward_model(self.cfg.models[i], self.cfg.precision, self.cfg.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from posttrain.records import Prompt, Response
 
@@ -58,3 +58,12 @@ class JudgeConfig(Protocol):
     def open(self) -> Judge | PairJudge:
         """Load what the judge needs and return it ready to answer."""
         ...
+
+
+def models_of(judge: Judge | PairJudge) -> list[Any]:
+    """The models a judge holds in memory: its `models` where it has several, else its `model`, if any."""
+    several = getattr(judge, "models", None)
+    if several is not None:
+        return list(several)
+    one = getattr(judge, "model", None)
+    return [] if one is None else [one]

@@ -12,6 +12,7 @@ from posttrain.common.config import Config, Runtime
 from posttrain.common.errors import ConfigError
 from posttrain.engines.token_writer import model_name
 from posttrain.feedback.judge import Verdict
+from posttrain.feedback.verdicts import NOT_FINITE
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.models.heads import SOLE_ASPECT, Standard, members_of
 from posttrain.models.precision import Precision, pick_device, pick_dtype
@@ -21,8 +22,6 @@ from posttrain.records import Prompt, Response, prompt_key
 if TYPE_CHECKING:
     from posttrain.models.load import Model
     from posttrain.models.template import ChatTemplate
-
-NOT_FINITE = "not a finite number"
 
 
 class RewardModel(Config):

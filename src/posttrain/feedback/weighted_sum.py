@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from pydantic import Field, model_validator
 
 from posttrain.common.config import Config
 from posttrain.common.errors import ConfigError
-from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.judge import Judge, Verdict, models_of
 from posttrain.feedback.judge_use import JudgeField
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response
 
 
@@ -65,8 +66,16 @@ class WeightedSumJudge:
 
     def score(self, items: Sequence[tuple[Prompt, Response]]) -> list[Verdict]:
         """See `Judge`. The verdict's parts are the scores before weighting."""
-        said = [judge.score(items) for judge in self.judges]
+        said = [
+            verdicts_of(judge, items, f"weighted_sum: part '{part.label}'")
+            for part, judge in zip(self.parts, self.judges, strict=True)
+        ]
         return [self._sum(verdicts) for verdicts in zip(*said, strict=True)]
+
+    @property
+    def models(self) -> list[Any]:
+        """Those of all parts; see `models_of`."""
+        return [model for judge in self.judges for model in models_of(judge)]
 
     def _sum(self, verdicts: Sequence[Verdict]) -> Verdict:
         scores = {

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from posttrain.common.errors import ConfigError
 from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import prompt_key
 
 if TYPE_CHECKING:
@@ -148,18 +148,13 @@ class Monitor:
 
     def _golds(self, groups: Sequence[Group]) -> Golds:
         items = [(group.asked.prompt, answer.response) for group in groups for answer in group.answers]
-        verdicts = self.judge.score(items)
-        if len(verdicts) != len(items):
-            raise ConfigError(
-                f"the monitor's judge gave {len(verdicts)} answers to {len(items)} questions: mend it"
-            )
-        said = iter(verdicts)
+        said = iter(verdicts_of(self.judge, items, "the monitor's judge"))
         return [[self._gold(next(said)) for _ in group.answers] for group in groups]
 
     def _gold(self, verdict: Verdict) -> float | None:
-        if verdict.score is not None and math.isfinite(verdict.score):
+        if verdict.score is not None:
             return verdict.score
-        why = verdict.reason or "not a finite number"
+        why = verdict.reason or "no reason given"
         self.now.silent[why] = self.now.silent.get(why, 0) + 1
         return None
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
 from posttrain.common.config import DataRef
-from posttrain.common.errors import ConfigError, DataError, PosttrainError
+from posttrain.common.errors import ConfigError, DataError
 from posttrain.engines.token_writer import model_name
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.best_of_n import expected_best, kl_bound
 from posttrain.feedback.judge import Judge, Verdict
 from posttrain.feedback.judge_use import JudgeField, JudgeUse
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.models.spec import as_spec
 from posttrain.records import Prompt, Response, Samples, prompt_key
@@ -117,18 +117,8 @@ def _verdicts(use: JudgeUse, items: Sequence[tuple[Prompt, Response]]) -> list[V
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge '{use.name}' only compares two answers; best_of_n needs one that scores")
     whole = [item for item in items if item[1].finish != "length"]
-    verdicts = judge.score(whole)
-    if len(verdicts) != len(whole):
-        raise PosttrainError(
-            f"judge '{use.name}' gave {len(verdicts)} answers to {len(whole)} questions; mend the judge"
-        )
-    said = map(_finite, verdicts)
+    said = iter(verdicts_of(judge, whole, f"judge '{use.name}'"))
     return [CUT_OFF if response.finish == "length" else next(said) for _, response in items]
-
-
-def _finite(verdict: Verdict) -> Verdict:
-    no_number = verdict.score is not None and not math.isfinite(verdict.score)
-    return Verdict(None, "not a finite number") if no_number else verdict
 
 
 def _several(data: str | list[str]) -> list[str]:

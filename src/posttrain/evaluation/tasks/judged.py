@@ -12,6 +12,7 @@ from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.judge import Judge, Verdict
 from posttrain.feedback.judge_use import JudgeField
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response, prompt_key
 
 CUT_OFF = Verdict(None, "cut off")
@@ -68,7 +69,7 @@ class Judged(TaskConfig):
                 f"judge '{self.judge.name}' only compares two answers; this task needs one that scores"
             )
         whole = [(prompt, answer) for prompt, answer in items if answer and answer.finish != "length"]
-        said = iter(judge.score(whole))
+        said = iter(verdicts_of(judge, whole, f"judge '{self.judge.name}'"))
         return [
             Verdict(None, "no room for an answer")
             if answer is None
