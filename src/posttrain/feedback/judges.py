@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from posttrain.common.config import Config
+from posttrain.feedback.alias_match import AliasMatch
 from posttrain.feedback.ensemble import RewardEnsemble
+from posttrain.feedback.instructions.judge import Instructions
+from posttrain.feedback.multiple_choice import MultipleChoice
 from posttrain.feedback.reward_model import RewardModel
 from posttrain.feedback.verifiers import ExactMatch, Pattern
 from posttrain.feedback.weighted_sum import WeightedSum
@@ -11,6 +14,9 @@ from posttrain.feedback.weighted_sum import WeightedSum
 JUDGES: dict[str, type[Config]] = {
     "exact_match": ExactMatch,
     "pattern": Pattern,
+    "alias_match": AliasMatch,
+    "multiple_choice": MultipleChoice,
+    "instructions": Instructions,
     "reward_model": RewardModel,
     "reward_ensemble": RewardEnsemble,
     "weighted_sum": WeightedSum,
