@@ -121,3 +121,4 @@ STYLES = {
     "phi3": Style(PHI3, (END, "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), "<|end|>", END, pad=END),
     "generation tags": Style(GENERATION_TAGS, _IM, "<|im_end|>", "<|im_end|>", pad=END),
 }
+SYSTEM_LAST = Style(MISTRAL_SYSTEM_LAST, ("<unk>", "<s>", "</s>"), "</s>", "</s>", bos="<s>")

@@ -200,14 +200,7 @@ def test_a_response_only_grows_as_it_is_decoded(style: ct.Style, template: ChatT
 
 
 def test_earlier_turns_that_a_template_rewrites_are_refused_by_row() -> None:
-    tokenizer = tiny_tokenizer(
-        chat_template=ct.MISTRAL_SYSTEM_LAST,
-        specials=("<unk>", "<s>", "</s>"),
-        eos="</s>",
-        bos="<s>",
-        pad=None,
-    )
-    template = ChatTemplate(tokenizer)
+    template = ChatTemplate(ct.SYSTEM_LAST.tokenizer())
     told = prompt((SYSTEM, *DIALOGUE))
     assert template.conversation(told, ANSWER, "last").tokens[
         : len(template.prompt(told.messages))

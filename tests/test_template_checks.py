@@ -133,14 +133,7 @@ def test_earlier_turns_that_lose_their_thoughts_are_told() -> None:
 
 
 def test_rewritten_earlier_turns_are_an_error_where_they_are_to_be_supervised() -> None:
-    tokenizer = tiny_tokenizer(
-        chat_template=ct.MISTRAL_SYSTEM_LAST,
-        specials=("<unk>", "<s>", "</s>"),
-        eos="</s>",
-        bos="<s>",
-        pad=None,
-    )
-    template = ChatTemplate(tokenizer)
+    template = ChatTemplate(ct.SYSTEM_LAST.tokenizer())
     row = demo("84.", SYSTEM, *DIALOGUE)
     assert found(template, row) == {}
     assert found(template, row, turns="all") == {rules.EARLIER: "error"}
