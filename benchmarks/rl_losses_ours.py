@@ -29,9 +29,7 @@ from posttrain.training.advantages import Rollout
 from posttrain.training.fit import Loop, fit
 from posttrain.training.methods import method_config, method_named
 from posttrain.training.methods.base import OLD, REFERENCE, SAMPLER, Example, Method
-from posttrain.training.offline import Encoded
 from posttrain.training.optim import Optimizer
-from posttrain.training.rollout_data import reference_stream
 from posttrain.training.schedule import OptimizerConfig
 from posttrain.training.source import Data, Work
 
@@ -59,7 +57,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Give each answer old log-probs near the policy's and the reference's own, both in float32."""
     w = rl_workload.read_workload(args.work)
     rows = rl_workload.given(w, args.prompts, args.samples)
-    branches = [_branch(prompt, response) for prompt, response, _ in rows]
+    branches = [[_branch(prompt, response)] for prompt, response, _ in rows]
     old = _logps(load_model(args.work / "policy", dtype=torch.float32), branches)
     reference = _logps(load_model(args.work / "reference", dtype=torch.float32), branches)
     noise = torch.Generator().manual_seed(w.seed)
@@ -126,7 +124,7 @@ def groups(method: Method, cfg: Any, rows: Sequence[Given], reference: Model | N
     if reference is None:
         told = torch.tensor([logp for row in rows for logp in row.reference])
     else:
-        told = torch.cat(_logps(reference, [branch for e in examples for branch in e.branches]))
+        told = torch.cat(_logps(reference, [[branch] for e in examples for branch in e.branches]))
     rollout = Rollout(
         rewards=torch.tensor([row.reward for row in rows]),
         groups=torch.tensor([i for i, group in enumerate(by_prompt) for _ in group]),
@@ -157,16 +155,16 @@ def unpaired(rows: Sequence[Given], reference: Model | None) -> Data:
         )
         for i, row in enumerate(alone)
     ]
-    return Data(examples, {REFERENCE: reference_stream(reference, Encoded(examples), 2048)})
+    return Data(examples, {REFERENCE: _logps(reference, [example.branches for example in examples])})
 
 
 def _branch(prompt: list[int], response: list[int]) -> Branch:
     return Branch(prompt + response, [False] * len(prompt) + [True] * len(response))
 
 
-def _logps(model: Model, branches: Sequence[Branch]) -> list[Tensor]:
-    """Of each branch's response: [M_i] float32."""
-    trees = [tree_of([branch]) for branch in branches]
+def _logps(model: Model, branches: Sequence[Sequence[Branch]]) -> list[Tensor]:
+    """Of each tree's responses: [N_i] float32. branches: of one prompt each."""
+    trees = [tree_of(one) for one in branches]
     found = {i: out.logps for i, _, out in score_trees(model, trees, frozenset({LOGPS}))}
     return [found[i] for i in range(len(trees))]  # type: ignore[misc]
 
