@@ -242,9 +242,15 @@ def test_comparing_judges_tie_and_fall_silent_too(tmp_path):
 
 def test_a_judge_that_only_compares_is_not_asked_for_more():
     use = {"data": "d", "judge": First()}
-    for fields in ({"to": "ratings"}, {"pairs": "best_worst"}, {"pairs": "all", "aspect": "short"}):
+    for fields in ({"to": "ratings"}, {"pairs": "best_worst"}):
         with pytest.raises(ConfigError, match="compares and does not score"):
-            judging._opened(parse(JudgeConfig, use | fields, "test"))
+            judging._opened(parse(JudgeConfig, use | fields, "test"), None)
+
+
+def test_a_judge_that_compares_is_asked_for_an_aspect_it_may_not_have(tmp_path):
+    rows = [samples("a", "x", "xx")]
+    with pytest.raises(DataError, match=r"\"no part 'short' \(parts: none\)\": 1"):
+        run(tmp_path, rows, First(), pairs="all", aspect="short")
 
 
 def test_ratings_keep_the_third_state(tmp_path):

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.feedback.best_of_n import best_index
-from posttrain.feedback.judge import Judge, PairJudge, Verdict
+from posttrain.feedback.judge import Judge, PairJudge, Preference, Verdict
 from posttrain.feedback.pairing import Candidate, Group, Pair, by_preference, by_score, judgeable, to_compare
+from posttrain.feedback.position import count_orders
 from posttrain.feedback.verdict_rows import comparison, demonstration, rating
 from posttrain.feedback.verdicts import NOT_FINITE, check_count, verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
@@ -81,7 +82,8 @@ def by_comparing(
     for group, pairs in zip(groups, proposed, strict=True):
         found = []
         for first, second in pairs:
-            preference = next(preferences)
+            preference = _preferred(next(preferences), cfg.aspect)
+            count_orders(preference, counts)
             if preference.probability is None:
                 counts[WHY + preference.reason] += 1
             found.append(by_preference(first, second, preference, cfg.min_gap, counts))
@@ -120,6 +122,15 @@ def _by_aspect(verdict: Verdict, aspect: str) -> Verdict:
         return Verdict(score, verdict.reason or ("" if score is not None else NOT_FINITE), verdict.parts)
     known = ", ".join(verdict.parts) or "none"
     return Verdict(None, f"no part '{aspect}' (parts: {known})", verdict.parts)
+
+
+def _preferred(preference: Preference, aspect: str) -> Preference:
+    """The preference by one aspect; without an answer to the whole, there is none to its parts."""
+    if aspect == "overall" or aspect in preference.parts:
+        return preference if aspect == "overall" else preference.parts[aspect]
+    known = ", ".join(preference.parts) or "none"
+    why = f"no part '{aspect}' (parts: {known})"
+    return Preference(None, preference.reason if preference.probability is None else why)
 
 
 def _rng(cfg: JudgeConfig, group: Group) -> random.Random:

@@ -19,7 +19,7 @@ from posttrain.common.progress import progress
 from posttrain.common.step import Step, StepContext
 from posttrain.feedback.choose_criteria import CRITERIA, Found, measure
 from posttrain.feedback.judge import Judge
-from posttrain.feedback.judge_use import JudgeField
+from posttrain.feedback.judge_use import JudgeField, account_of
 from posttrain.feedback.pairing import Candidate, Group, judgeable
 from posttrain.feedback.verdict_rows import grouped
 from posttrain.feedback.verdicts import verdicts_of
@@ -168,7 +168,7 @@ def _judged(
     cfg: ChooseConfig, ctx: StepContext, prospects: Sequence[Prospect], counts: Counter[str]
 ) -> list[Found]:
     assert cfg.judge is not None
-    judge = cfg.judge.open()
+    judge = cfg.judge.open(account_of(ctx))
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so nothing is predicted")
     work = partial(_judge_chunk, judge, CRITERIA[cfg.strategy])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from posttrain.records import Prompt, Response
@@ -27,11 +28,14 @@ class Preference:
     """What a judge says of two responses.
 
     probability: in [0, 1], that the first is better; 1 or 0 where the judge only names a winner, 0.5 for a
-    tie, None where it gave no answer.
+    tie, None where it gave no answer. parts: the preference by each aspect alone. orders: where the judge was
+    asked both ways round, the probability that the first is better as it stood first, and as it stood second.
     """
 
     probability: float | None
     reason: str = ""
+    parts: Mapping[str, Preference] = field(default_factory=dict)
+    orders: tuple[float, float] | None = None
 
 
 @runtime_checkable
@@ -58,6 +62,37 @@ class JudgeConfig(Protocol):
     def open(self) -> Judge | PairJudge:
         """Load what the judge needs and return it ready to answer."""
         ...
+
+
+@dataclass(frozen=True)
+class Account:
+    """keep: a folder for answers that were paid for. payer: whom their cost is booked to."""
+
+    keep: Path
+    payer: str
+
+
+@runtime_checkable
+class PaidConfig(Protocol):
+    """A `JudgeConfig` whose judge pays for its answers, or is made of judges that may."""
+
+    def open_with(self, account: Account) -> Judge | PairJudge:
+        """As `open`, with a place to keep the answers, so that none is paid for twice."""
+        ...
+
+
+@runtime_checkable
+class Paid(Protocol):
+    """A judge that pays for its answers."""
+
+    def spent(self) -> dict[str, Any]:
+        """What they cost, for the step's summary; empty where nothing is paid after all."""
+        ...
+
+
+def spent_by(judge: Judge | PairJudge) -> dict[str, Any]:
+    """What the judge's answers cost; empty for one that is not paid."""
+    return judge.spent() if isinstance(judge, Paid) else {}
 
 
 def models_of(judge: Judge | PairJudge) -> list[Any]:

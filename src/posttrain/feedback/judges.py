@@ -6,6 +6,7 @@ from posttrain.common.config import Config
 from posttrain.feedback.alias_match import AliasMatch
 from posttrain.feedback.ensemble import RewardEnsemble
 from posttrain.feedback.instructions.judge import Instructions
+from posttrain.feedback.llm_judge import Llm
 from posttrain.feedback.multiple_choice import MultipleChoice
 from posttrain.feedback.reward_model import RewardModel
 from posttrain.feedback.verifiers import ExactMatch, Pattern
@@ -20,4 +21,5 @@ JUDGES: dict[str, type[Config]] = {
     "reward_model": RewardModel,
     "reward_ensemble": RewardEnsemble,
     "weighted_sum": WeightedSum,
+    "llm": Llm,
 }

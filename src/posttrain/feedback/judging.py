@@ -19,9 +19,11 @@ from posttrain.common.files import atomic
 from posttrain.common.progress import progress
 from posttrain.common.step import Step, StepContext
 from posttrain.feedback.asking import WHY, by_choosing, by_comparing, by_scoring, ratings
-from posttrain.feedback.judge import Judge, PairJudge
-from posttrain.feedback.judge_use import JudgeField
+from posttrain.feedback.judge import Account, Judge, PairJudge
+from posttrain.feedback.judge_use import JudgeField, account_of
+from posttrain.feedback.label_cost import cost_of
 from posttrain.feedback.pairing import Group, Pairs
+from posttrain.feedback.position import position_summary
 from posttrain.feedback.verdict_rows import grouped
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects
@@ -47,7 +49,7 @@ class JudgeConfig(Config):
     to: "comparisons", "ratings", or "demonstrations": the best response to each prompt, to learn from it
     (rejection sampling). min_score: what the best must have at least to become a demonstration.
     pairs: the best against the worst by score; all of them; or two at random. With "all" and "random" a judge
-    that can compare does so; otherwise, and for one aspect, scores decide.
+    that can compare does so; otherwise, and for one aspect of a judge that also scores, scores decide.
     min_gap: difference of scores, or of the two probabilities, that a pair needs at least.
     aspect: "overall", or a part of the judge's verdicts to go by.
     seed: of random pairs, of which response a judge sees first, and of which is best among equals.
@@ -81,7 +83,7 @@ def run(cfg: JudgeConfig, ctx: StepContext) -> dict[str, Any]:
     rejects.kept = len(rows)
     rejects.check(cfg.max_rejected)
     groups = grouped(rows)
-    judge = _opened(cfg)
+    judge = _opened(cfg, account_of(ctx))
     counts: Counter[str] = Counter(rejected=rejects.rejected)
     with (
         progress(ctx.label, len(groups), "prompt") as bar,
@@ -93,6 +95,7 @@ def run(cfg: JudgeConfig, ctx: StepContext) -> dict[str, Any]:
             f.writelines(lines)
             bar.advance(here["prompts"])
     summary = _summary(cfg, counts)
+    summary |= position_summary(counts) | cost_of(judge, summary[cfg.to])
     if not summary[cfg.to]:
         raise DataError(f"judge {cfg.judge.label}: not one of the {cfg.to} came of it: {summary}")
     return summary
@@ -102,21 +105,22 @@ STEP = Step("judge", JudgeConfig, run, version=1)
 
 
 def _compares(cfg: JudgeConfig, judge: Judge | PairJudge) -> bool:
-    """Whether pairs are compared as such; one aspect, and a best and worst, take scores."""
-    as_pairs = cfg.to == "comparisons" and cfg.pairs != "best_worst" and cfg.aspect == "overall"
-    return as_pairs and isinstance(judge, PairJudge)
+    """Whether pairs are compared as such; a best and worst take scores, and so does one aspect where there
+    are any.
+    """
+    if cfg.to != "comparisons" or cfg.pairs == "best_worst" or not isinstance(judge, PairJudge):
+        return False
+    return cfg.aspect == "overall" or not isinstance(judge, Judge)
 
 
-def _opened(cfg: JudgeConfig) -> Judge | PairJudge:
+def _opened(cfg: JudgeConfig, account: Account | None) -> Judge | PairJudge:
     """Raises ConfigError where the judge cannot do what is asked."""
-    judge = cfg.judge.open()
+    judge = cfg.judge.open(account)
     if isinstance(judge, Judge) or _compares(cfg, judge):
         return judge
     if cfg.to != "comparisons":
         raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so it gives no {cfg.to}")
-    raise ConfigError(
-        f"judge '{cfg.judge.name}' compares and does not score: set pairs to all or random, without an aspect"
-    )
+    raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score: set pairs to all or random")
 
 
 def _judge_chunk(

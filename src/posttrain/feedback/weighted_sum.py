@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from posttrain.common.config import Config
 from posttrain.common.errors import ConfigError
-from posttrain.feedback.judge import Judge, Verdict, models_of
+from posttrain.feedback.judge import Account, Judge, Verdict, models_of, spent_by
 from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response
@@ -49,9 +49,13 @@ class WeightedSum(Config):
 
     def open(self) -> WeightedSumJudge:
         """Raises ConfigError for a part that cannot score."""
+        return self.open_with(None)
+
+    def open_with(self, account: Account | None) -> WeightedSumJudge:
+        """As `open`; account: for parts that pay for their answers."""
         judges = []
         for part in self.parts:
-            judge = part.judge.open()
+            judge = part.judge.open(account)
             if not isinstance(judge, Judge):
                 raise ConfigError(f"weighted_sum: '{part.judge.name}' compares and does not score")
             judges.append(judge)
@@ -71,6 +75,11 @@ class WeightedSumJudge:
             for part, judge in zip(self.parts, self.judges, strict=True)
         ]
         return [self._sum(verdicts) for verdicts in zip(*said, strict=True)]
+
+    def spent(self) -> dict[str, Any]:
+        """See `Paid`: by part, those that pay."""
+        told = {part.label: spent_by(judge) for part, judge in zip(self.parts, self.judges, strict=True)}
+        return {label: spent for label, spent in told.items() if spent}
 
     @property
     def models(self) -> list[Any]:
