@@ -20,7 +20,7 @@ from posttrain.evaluation.summary import summarise
 from posttrain.evaluation.task import EvalContext
 from posttrain.evaluation.tasks import read_task
 from posttrain.evaluation.tasks.best_of_n import BestOfN
-from posttrain.feedback.best_of_n import best_index, expected_best, kl_bound
+from posttrain.feedback.best_of_n import best_index, expected_best, kl_bound, won
 from posttrain.feedback.judge import Verdict
 from posttrain.feedback.judging import STEP, JudgeConfig
 from posttrain.formats.write import write_records
@@ -68,6 +68,18 @@ def test_the_estimate_has_no_bias():
         found = [expected_best(scores, scores, n) for scores in draws]
         # the largest of n uniforms has mean n / (n + 1) and variance below 1 / 12
         assert fmean(found) == pytest.approx(n / (n + 1), abs=5 * math.sqrt(1 / 12 / 4000))
+
+
+def test_the_best_of_n_of_equals_wins_n_times_of_n_plus_one():
+    """Where all differ the best of n + 1 samples is among the n with chance n / (n + 1); equals all tie."""
+    for n in (1, 3, 7):
+        assert won([float(i) for i in range(8)], [float(i) for i in range(8)], n) == pytest.approx(
+            n / (n + 1)
+        )
+    assert won([1.0, 2.0, 3.0], [5.0] * 3, 2) == 0.5
+    assert won([1.0, 2.0], [7.0, 3.0], 1) == 0.5  # either may be the other's opponent
+    with pytest.raises(ValueError, match="the best of 2 needs 2 samples, and there are 1"):
+        won([1.0, 2.0], [1.0, 2.0], 2)
 
 
 def test_it_is_exact_for_many_samples():
@@ -172,6 +184,9 @@ def test_the_task_gives_every_n_with_its_bound(tmp_path):
     )
     assert b.metrics["gold@3"] == 2  # the two that tie for the pick, half each
     assert b.metrics["gold@2"] == pytest.approx((2 + 1 + 3) / 3)
+    # best of 2 against the third. a: 30 > 10, 20 < 30, 30 > 20. b: 3 > 1, 1 < 3, and 1 or 3 < 7
+    _, (a, b) = measure(tmp_path, rows, gold=ByText(part=1), n=2)
+    assert (a.metrics["won"], b.metrics["won"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     use = read_task(task)
     summary = summarise((use,), {"tiny": "p"}, {"tiny": "policy"}, {("tiny", use.label): [a, b]})
     found = {e["metric"]: e for e in summary["estimates"]}

@@ -95,6 +95,16 @@ def test_none_or_all_keeps_a_width(value: float):
     assert found.low <= value <= found.high
 
 
+def test_an_amount_is_no_proportion_though_all_of_it_is_zero():
+    """The KL of a reference to itself is 0 on every answer: there is no spread, and no share of anything."""
+    zeros, halves = points([0.0] * 20), points([0.0, 1.0] * 10)
+    assert estimate(zeros, amount=True) == Estimate(0.0, None, None, 20, 20, 0, NO_SPREAD)
+    assert estimate(halves, amount=True).method == T_CLUSTERED
+    assert estimate(halves).method == WILSON
+    assert difference(zeros, zeros, amount=True).method == NO_SPREAD
+    assert difference(zeros, halves, amount=True).method == T_CLUSTERED
+
+
 def test_all_right_in_few_clusters_says_less_than_in_many():
     few = estimate(points([1.0] * 20, [str(i % 4) for i in range(20)]))
     many = estimate(points([1.0] * 20))

@@ -62,7 +62,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """A linearised mean Σ w·v / Σ w: `influence[c]` is cluster c's share of its error, they sum to zero."""
 
     mean: float
@@ -75,8 +75,11 @@ class _Sums:
         return float(g / (g - 1) * np.sum(self.influence**2))
 
 
-def estimate(points: Sequence[Point]) -> Estimate:
-    """The (weighted) mean of one metric with its interval, clusters taken as the independent draws."""
+def estimate(points: Sequence[Point], amount: bool = False) -> Estimate:
+    """The (weighted) mean of one metric with its interval, clusters taken as the independent draws.
+
+    amount: the values are no proportion (nats, a margin), even where all of them happen to be 0 or 1.
+    """
     seen = [p for p in points if p.value is not None and p.weight > 0]
     missing = sum(p.value is None for p in points)
     names = _codes([p.cluster for p in seen])
@@ -87,17 +90,20 @@ def estimate(points: Sequence[Point]) -> Estimate:
     sums = _linearise(values, weights, np.array(names), g)
     if g < 2:
         return Estimate(sums.mean, None, None, len(seen), g, missing, ONE_CLUSTER)
-    if _is_proportion(values, weights):
+    if not amount and _is_proportion(values, weights):
         low, high = _wilson(sums, len(seen), g, LEVEL)
         return Estimate(sums.mean, low, high, len(seen), g, missing, WILSON)
     low_high, method = _student(sums.mean, sums.influence, LEVEL)
     return Estimate(sums.mean, *low_high, len(seen), g, missing, method)
 
 
-def difference(before: Sequence[Point], after: Sequence[Point], level: float = LEVEL) -> Estimate:
+def difference(
+    before: Sequence[Point], after: Sequence[Point], level: float = LEVEL, amount: bool = False
+) -> Estimate:
     """The mean of `after` minus that of `before`, over the items that both have a value for, paired.
 
-    level: of the interval. Raises ValueError where an item stands twice in one of the two.
+    level: of the interval. amount: as in `estimate`. Raises ValueError where an item stands twice in one of
+    the two.
     """
     pairs = _pair(before, after)
     both = [(a, b) for a, b in pairs if a.value is not None and b.value is not None]
@@ -111,7 +117,7 @@ def difference(before: Sequence[Point], after: Sequence[Point], level: float = L
     mean = second.mean - first.mean
     if g < 2:
         return Estimate(mean, None, None, len(both), g, missing, ONE_CLUSTER)
-    if all(_is_proportion(*_arrays([pair[i] for pair in both])) for i in (0, 1)):
+    if not amount and all(_is_proportion(*_arrays([pair[i] for pair in both])) for i in (0, 1)):
         low, high = _newcombe(first, second, len(both), g, level)
         return Estimate(mean, low, high, len(both), g, missing, NEWCOMBE)
     low_high, method = _student(mean, second.influence - first.influence, level)
@@ -131,6 +137,12 @@ def wins(before: Sequence[Point], after: Sequence[Point], higher_is_better: bool
             value = 0.5 + 0.5 * float(np.sign(sign * (b.value - a.value)))
         points.append(Point(a.item, a.cluster, value))
     return estimate(points)
+
+
+def influences(points: Sequence[Point], order: Mapping[str, int]) -> Sums:
+    """The mean of points that all have a value, and its error by cluster. order: each cluster's place."""
+    values, weights = _arrays(points)
+    return _linearise(values, weights, np.array([order[p.cluster] for p in points]), len(order))
 
 
 def _pair(before: Sequence[Point], after: Sequence[Point]) -> list[tuple[Point, Point]]:
@@ -157,10 +169,10 @@ def _codes(names: Sequence[str]) -> list[int]:
     return [order.setdefault(name, len(order)) for name in names]
 
 
-def _linearise(values: np.ndarray, weights: np.ndarray, clusters: np.ndarray, g: int) -> _Sums:
+def _linearise(values: np.ndarray, weights: np.ndarray, clusters: np.ndarray, g: int) -> Sums:
     total = weights.sum()
     mean = float(weights @ values / total)
-    return _Sums(mean, np.bincount(clusters, weights * (values - mean) / total, minlength=g))
+    return Sums(mean, np.bincount(clusters, weights * (values - mean) / total, minlength=g))
 
 
 def _is_proportion(values: np.ndarray, weights: np.ndarray) -> bool:
@@ -168,7 +180,8 @@ def _is_proportion(values: np.ndarray, weights: np.ndarray) -> bool:
     return bool(np.isin(values, (0.0, 0.5, 1.0)).all() and (weights == weights[0]).all())
 
 
-def _quantile(df: int, level: float) -> float:
+def quantile(df: float, level: float) -> float:
+    """Student's t that leaves (1 - level) / 2 above it."""
     from scipy.stats import t
 
     return float(t.ppf(0.5 + level / 2, df))
@@ -178,24 +191,38 @@ def _student(
     mean: float, influence: np.ndarray, level: float
 ) -> tuple[tuple[float | None, float | None], str]:
     g = len(influence)
-    error = np.sqrt(_Sums(mean, influence).variance)
+    error = np.sqrt(Sums(mean, influence).variance)
     if error <= 1e-12 * max(1.0, abs(mean)):
         return (None, None), NO_SPREAD
-    half = _quantile(g - 1, level) * float(error)
+    half = quantile(g - 1, level) * float(error)
     return (mean - half, mean + half), T_CLUSTERED
 
 
-def _wilson(sums: _Sums, n: int, g: int, level: float) -> tuple[float, float]:
+def _wilson(sums: Sums, n: int, g: int, level: float) -> tuple[float, float]:
     """Wilson's limits at n / design effect; t in place of z, since the design effect is itself estimated."""
     p, effective = sums.mean, _effective_size(sums, n, g)
-    q = _quantile(g - 1, level)
+    return _wilson_at(p, effective, quantile(g - 1, level))
+
+
+def bounded(mean: float, variance: float, q: float, proportion: bool) -> tuple[float, float]:
+    """mean ± q standard errors; of a proportion, Wilson's limits at the size that has this variance.
+
+    mean of a proportion: not 0 or 1, at which it has no variance.
+    """
+    if proportion and 0 < mean < 1:
+        return _wilson_at(mean, mean * (1 - mean) / variance, q)
+    half = q * float(np.sqrt(variance))
+    return mean - half, mean + half
+
+
+def _wilson_at(p: float, effective: float, q: float) -> tuple[float, float]:
     centre = (p + q * q / (2 * effective)) / (1 + q * q / effective)
     half = q / (1 + q * q / effective) * np.sqrt(p * (1 - p) / effective + q * q / (4 * effective**2))
     # at 0 and n of n the near limit is exactly p; rounding must not push it past
     return min(max(centre - float(half), 0.0), p), max(min(centre + float(half), 1.0), p)
 
 
-def _effective_size(sums: _Sums, n: int, g: int) -> float:
+def _effective_size(sums: Sums, n: int, g: int) -> float:
     """n over the design effect (variance over that of n independent items), never more than n.
 
     At 0 or n of n no design effect can be seen: the number of clusters stands in, as if items of one agreed.
@@ -207,7 +234,7 @@ def _effective_size(sums: _Sums, n: int, g: int) -> float:
     return n / max(1.0, sums.variance / independent)
 
 
-def _newcombe(first: _Sums, second: _Sums, n: int, g: int, level: float) -> tuple[float, float]:
+def _newcombe(first: Sums, second: Sums, n: int, g: int, level: float) -> tuple[float, float]:
     """Square-and-add: each side's distance to its own Wilson limit, less twice their covariance."""
     (l1, u1), (l2, u2) = _wilson(first, n, g, level), _wilson(second, n, g, level)
     norm = np.sqrt(np.sum(first.influence**2) * np.sum(second.influence**2))

@@ -93,15 +93,16 @@ def gather(cfg: GateConfig) -> Evidence:
             point = Point(line["item"], line["cluster"], line["metrics"][metric], weight)
             points[line["model"]].append(point)
     candidate, incumbent = (points[name] for name in names)
+    amount = metric in task.get("amounts", ())
     asked = [{point.item for point in some} for some in (candidate, incumbent)]
     return Evidence(
         task=str(task["label"]),
         metric=metric,
         lower_is_better=metric in task["lower_is_better"],
         names=names,
-        candidate=estimate(candidate),
-        incumbent=estimate(incumbent),
-        difference=difference(incumbent, candidate, cfg.level),
+        candidate=estimate(candidate, amount),
+        incumbent=estimate(incumbent, amount),
+        difference=difference(incumbent, candidate, cfg.level, amount),
         unpaired=len(asked[0] ^ asked[1]),
         level=cfg.level,
     )

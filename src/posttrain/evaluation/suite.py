@@ -20,6 +20,7 @@ from posttrain.common.step import Step, StepContext
 from posttrain.engines.protocol import SamplingParams
 from posttrain.evaluation.task import EvalContext, ModelKind, Outcome
 from posttrain.evaluation.tasks import TaskField, TaskUse
+from posttrain.feedback.judge_use import account_of
 from posttrain.models.precision import Precision
 
 
@@ -64,7 +65,9 @@ def run(cfg: EvaluateConfig, ctx: StepContext) -> dict[str, Any]:
     with progress(ctx.label, len(models) * len(cfg.tasks), "task") as bar:
         for position, (name, path) in enumerate(models.items()):
             label = f"{ctx.label} {name}"
-            opened = EvalContext(path, cfg.seed, cfg.limit, cfg.sampling, cfg.precision, cfg.device, label)
+            opened = EvalContext(
+                path, cfg.seed, cfg.limit, cfg.sampling, cfg.precision, cfg.device, label, account_of(ctx)
+            )
             kinds[name] = opened.kind()
             for number, use in enumerate(cfg.tasks):
                 kept = ctx.state / f"{position}-{number}.jsonl"
@@ -77,7 +80,7 @@ def run(cfg: EvaluateConfig, ctx: StepContext) -> dict[str, Any]:
     return _for_manifest(summary)
 
 
-STEP = Step("evaluate", EvaluateConfig, run, version=1)
+STEP = Step("evaluate", EvaluateConfig, run, version=2)
 
 
 def named_models(model: str | tuple[str, ...] | Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from posttrain.evaluation.compare import LEVEL, Estimate, Point, difference, estimate, wins
@@ -23,13 +23,21 @@ def summarise(
     absent = [
         {"model": model, "task": task} for (model, task), outcomes in results.items() if outcomes is None
     ]
+    amounts = {use.label: _amounts(use, results) for use in uses}
     return {
         "level": LEVEL,
         "models": [{"name": name, "path": path, "kind": kinds[name]} for name, path in models.items()],
-        "tasks": [_describe(use, results) for use in uses],
+        "tasks": [_describe(use, results, amounts[use.label]) for use in uses],
         "not_applicable": absent,
-        "estimates": [row for use in uses for model in models for row in _estimates(use, model, results)],
-        "differences": [row for use in uses for row in _differences(use, list(models), results)],
+        "estimates": [
+            row
+            for use in uses
+            for model in models
+            for row in _estimates(results[model, use.label] or [], model, use.label, amounts[use.label])
+        ],
+        "differences": [
+            row for use in uses for row in _differences(use, list(models), results, amounts[use.label])
+        ],
         "figures": [row for use in uses for model in models for row in _figures(use, model, results)],
     }
 
@@ -41,20 +49,47 @@ def _figures(use: TaskUse, model: str, results: Results) -> list[dict[str, Any]]
     return [{"model": model, "task": use.label, **figure} for figure in found]
 
 
-def _describe(use: TaskUse, results: Results) -> dict[str, Any]:
+def _describe(use: TaskUse, results: Results, amounts: Set[str]) -> dict[str, Any]:
     task = use.task
-    all_outcomes = [o for (_, label), some in results.items() if label == use.label for o in some or ()]
+    all_outcomes = _all(use, results)
+    metrics = list(dict.fromkeys(metric for o in all_outcomes for metric in o.metrics))
     return {
         "label": use.label,
         "name": use.name,
         "title": getattr(task, "title", "") or use.label,
         "headline": task.headline,
-        "metrics": list(dict.fromkeys(metric for o in all_outcomes for metric in o.metrics)),
+        "metrics": metrics,
         "groups": sorted({o.group for o in all_outcomes if o.group}, key=_natural),
-        "units": dict(getattr(task, "units", {})),
+        "units": {metric: unit for metric in metrics if (unit := _unit(task, metric))},
+        "amounts": sorted(amounts),
         "lower_is_better": sorted(getattr(task, "lower_is_better", ())),
         "undirected": sorted(getattr(task, "undirected", ())),
         "settings": use.settings.model_dump(mode="json"),
+    }
+
+
+def _all(use: TaskUse, results: Results) -> list[Outcome]:
+    return [o for (_, label), some in results.items() if label == use.label for o in some or ()]
+
+
+def _unit(task: Any, metric: str) -> str:
+    units: Mapping[str, str] = getattr(task, "units", {})
+    return units.get(metric) or units.get(metric.partition("@")[0], "")
+
+
+def _amounts(use: TaskUse, results: Results) -> set[str]:
+    """The metrics that are no proportions: those with a unit, those the task names, and those of which some
+    value of some model is neither 0 nor 1 nor a tie's half.
+    """
+    named = getattr(use.task, "amounts", ())
+    seen: dict[str, bool] = {}
+    for outcome in _all(use, results):
+        for metric, value in outcome.metrics.items():
+            seen[metric] = seen.get(metric, False) or value not in (None, 0.0, 0.5, 1.0)
+    return {
+        metric
+        for metric, other in seen.items()
+        if other or metric in named or metric.partition("@")[0] in named or _unit(use.task, metric)
     }
 
 
@@ -65,26 +100,29 @@ def _natural(group: str) -> list[tuple[bool, int, str]]:
     ]
 
 
-def _estimates(use: TaskUse, model: str, results: Results) -> Iterator[dict[str, Any]]:
-    outcomes = results[model, use.label] or []
+def _estimates(
+    outcomes: Sequence[Outcome], model: str, task: str, amounts: Set[str]
+) -> Iterator[dict[str, Any]]:
     for group, members in _groups(outcomes).items():
         for metric in _metrics(members):
-            found = estimate(_points(members, metric))
-            yield {"model": model, "task": use.label, "metric": metric, "group": group, **found.as_dict()}
+            found = estimate(_points(members, metric), metric in amounts)
+            yield {"model": model, "task": task, "metric": metric, "group": group, **found.as_dict()}
 
 
-def _differences(use: TaskUse, models: list[str], results: Results) -> Iterator[dict[str, Any]]:
+def _differences(
+    use: TaskUse, models: list[str], results: Results, amounts: Set[str]
+) -> Iterator[dict[str, Any]]:
     """Each model against the one before and against the first, among those the task applies to."""
     asked = [model for model in models if results[model, use.label] is not None]
     for position, after in enumerate(asked[1:], start=1):
         against = {asked[0]: ["first"]}
         against.setdefault(asked[position - 1], []).append("previous")
         for before, roles in against.items():
-            yield from _compare(use, before, after, roles, results)
+            yield from _compare(use, before, after, roles, results, amounts)
 
 
 def _compare(
-    use: TaskUse, before: str, after: str, roles: list[str], results: Results
+    use: TaskUse, before: str, after: str, roles: list[str], results: Results, amounts: Set[str]
 ) -> Iterator[dict[str, Any]]:
     first, second = _groups(results[before, use.label] or []), _groups(results[after, use.label] or [])
     for group in first:
@@ -95,7 +133,7 @@ def _compare(
                 continue
             a, b = _points(first[group], metric), _points(second[group], metric)
             lower = metric in getattr(use.task, "lower_is_better", ())
-            found = difference(a, b)
+            found = difference(a, b, amount=metric in amounts)
             said = None if metric in getattr(use.task, "undirected", ()) else verdict(found, lower)
             row: dict[str, Any] = {"task": use.label, "metric": metric, "group": group}
             row |= {"before": before, "after": after}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from posttrain.common.config import Config
 from posttrain.engines.protocol import SamplingParams
+from posttrain.feedback.judge import Account
 from posttrain.models.precision import Precision
 from posttrain.records import Prompt, Response
 
@@ -47,7 +48,7 @@ class EvalContext:
 
     model_path: model folder or hub id. seed: of sampling and of the choice of items. precision, device: as in
     training. limit: at most so many items a task, the same ones for every model; None is all. sampling: how
-    answers are drawn where a task does not say.
+    answers are drawn where a task does not say. account: for judges that pay for their answers.
     """
 
     model_path: str
@@ -57,6 +58,7 @@ class EvalContext:
     precision: Precision = "auto"
     device: str = "auto"
     label: str = "evaluate"
+    account: Account | None = None
     _opened: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def model(self) -> Model:
@@ -129,6 +131,8 @@ class TaskConfig(Config):
     headline: the metric of the stage table. title: what a reader calls the task. units: by metric ("nats").
     lower_is_better: the metrics for which it is; the others are better when higher, but for the undirected
     ones, of which neither can be said.
+    amounts: metrics without a unit that are no proportions, even where all values happen to be 0 or 1. What
+    is said of `m` in units and amounts holds for `m@2` too.
     wins: a metric by whose value two models' answers to one item are also compared as won, tied or lost.
     kinds: the models that can be asked.
     """
@@ -138,6 +142,7 @@ class TaskConfig(Config):
     units: ClassVar[dict[str, str]] = {}
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     undirected: ClassVar[frozenset[str]] = frozenset()
+    amounts: ClassVar[frozenset[str]] = frozenset()
     wins: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"policy"})
 

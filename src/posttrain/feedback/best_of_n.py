@@ -44,6 +44,19 @@ def expected_best(picks: Sequence[float], values: Sequence[float], n: int) -> fl
     return expected
 
 
+def won(picks: Sequence[float], values: Sequence[float], n: int) -> float:
+    """The probability that the best of n by pick is worth more than one more sample, a tie counting one half:
+    the mean over the N samples of the best of n of the others against it, which has no bias.
+
+    picks, values: [N]. Raises ValueError unless 1 <= n < N.
+    """
+    found = []
+    for i, other in enumerate(values):
+        beaten = [0.5 if value == other else float(value > other) for value in values]
+        found.append(expected_best([*picks[:i], *picks[i + 1 :]], [*beaten[:i], *beaten[i + 1 :]], n))
+    return math.fsum(found) / len(found)
+
+
 def kl_bound(n: int) -> float:
     """log n - (n-1)/n, in nats: how far best-of-n is from the policy it samples from, at most.
 

@@ -12,8 +12,8 @@ from posttrain.common.errors import ConfigError, DataError
 from posttrain.engines.token_writer import model_name
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
-from posttrain.feedback.best_of_n import expected_best, kl_bound
-from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.best_of_n import expected_best, kl_bound, won
+from posttrain.feedback.judge import Account, Judge, Verdict
 from posttrain.feedback.judge_use import JudgeField, JudgeUse
 from posttrain.feedback.verdicts import verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
@@ -25,7 +25,8 @@ class BestOfN(TaskConfig):
     """`gold@n` is the expected gold score of the best of n by the picking judge, `proxy@n` that judge's own,
     `kl@n` the bound on the distance to the sampler in nats; for every n up to the N samples of a prompt, each
     without bias from the same samples. `best` is the first of the two (proxy without a gold judge) at `n`,
-    `gain` that less its value at n = 1.
+    `gain` that less its value at n = 1, `won` how often it beats another answer of the sampler in the same
+    judge's eyes, a tie counting one half; of prompts with more than n samples.
 
     A sample that was cut off, or to which one of the judges gave no answer, is in the third state: it cannot
     be ranked or valued, and `unscored` counts such samples. Its prompt has no value for the largest n then.
@@ -39,6 +40,8 @@ class BestOfN(TaskConfig):
 
     title: ClassVar[str] = "Best of n"
     headline: ClassVar[str] = "best"
+    units: ClassVar[dict[str, str]] = {"kl": "nats"}
+    amounts: ClassVar[frozenset[str]] = frozenset({"gain", "unscored"})
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"unscored"})
 
     data: DataRef | list[DataRef]
@@ -53,8 +56,8 @@ class BestOfN(TaskConfig):
         groups = self._samples(self.writer or model_name(as_spec(ctx.model_path)))
         keys = ctx.take(list(groups))
         items = [(groups[key][0], response) for key in keys for response in groups[key][1]]
-        picks = iter(_verdicts(self.pick, items))
-        golds = iter(_verdicts(self.gold, items)) if self.gold else None
+        picks = iter(_verdicts(self.pick, items, ctx.account))
+        golds = iter(_verdicts(self.gold, items, ctx.account)) if self.gold else None
         largest = max(len(groups[key][1]) for key in keys)
         if self.n is not None and self.n > largest:
             raise ConfigError(f"best_of_n: n is {self.n}, and no prompt has more than {largest} samples")
@@ -97,9 +100,12 @@ class BestOfN(TaskConfig):
             for name, values in worth.items():
                 metrics[f"{name}@{n}"] = expected_best(proxy, values, n) if n <= len(proxy) else None
             metrics[f"kl@{n}"] = kl_bound(n)
-        first, last = metrics[f"{main}@1"], metrics[f"{main}@{self.n or largest}"]
+        n = self.n or largest
+        first, last = metrics[f"{main}@1"], metrics[f"{main}@{n}"]
         metrics["best"] = last
         metrics["gain"] = None if first is None or last is None else last - first
+        if n < largest:
+            metrics["won"] = won(proxy, worth[main], n) if n < len(proxy) else None
         metrics["unscored"] = float(len(pairs) - len(scored))
         why = [v.reason for pair in pairs for v in pair if v is not None and v.score is None]
         return Outcome(
@@ -112,8 +118,10 @@ class BestOfN(TaskConfig):
         )
 
 
-def _verdicts(use: JudgeUse, items: Sequence[tuple[Prompt, Response]]) -> list[Verdict]:
-    judge = use.open()
+def _verdicts(
+    use: JudgeUse, items: Sequence[tuple[Prompt, Response]], account: Account | None
+) -> list[Verdict]:
+    judge = use.open(account)
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge '{use.name}' only compares two answers; best_of_n needs one that scores")
     whole = [item for item in items if item[1].finish != "length"]

@@ -37,6 +37,7 @@ class PairAccuracy(TaskConfig):
     title: ClassVar[str] = "Pairs ranked rightly"
     headline: ClassVar[str] = "accuracy"
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"policy", "reward"})
+    amounts: ClassVar[frozenset[str]] = frozenset({"margin"})
 
     data: DataRef
     reference: ModelRef | None = None

@@ -67,6 +67,9 @@ class RewardReport(TaskConfig):
     headline: ClassVar[str] = "accuracy"
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"reward"})
     units: ClassVar[dict[str, str]] = {"log_loss": "nats"}
+    amounts: ClassVar[frozenset[str]] = frozenset(
+        {"margin", "disagreement", "calibration_error", "length_pearson", "length_spearman"}
+    )
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"calibration_error", "log_loss"})
     undirected: ClassVar[frozenset[str]] = frozenset(
         {"length_pearson", "length_spearman", "prefers_longer", "longer_chosen", "disagreement", "margin"}
