@@ -10,7 +10,7 @@ from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import SamplingParams
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
-from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.judge import Account, Judge, Verdict
 from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response, prompt_key
@@ -55,15 +55,17 @@ class Judged(TaskConfig):
             for prompt, fits in zip(prompts, room, strict=True)
             for n, response in enumerate(next(answers) if fits else [None] * asked)
         ]
-        verdicts = self._verdicts([(prompt, response) for prompt, _, response in items])
+        verdicts = self._verdicts([(prompt, response) for prompt, _, response in items], ctx.account)
         parts = list(dict.fromkeys(name for verdict in verdicts for name in verdict.parts))
         return [
             self._outcome(prompt, n, response, verdict, parts)
             for (prompt, n, response), verdict in zip(items, verdicts, strict=True)
         ]
 
-    def _verdicts(self, items: Sequence[tuple[Prompt, Response | None]]) -> list[Verdict]:
-        judge = self.judge.open()
+    def _verdicts(
+        self, items: Sequence[tuple[Prompt, Response | None]], account: Account | None
+    ) -> list[Verdict]:
+        judge = self.judge.open(account)
         if not isinstance(judge, Judge):
             raise ConfigError(
                 f"judge '{self.judge.name}' only compares two answers; this task needs one that scores"
