@@ -1,4 +1,4 @@
-"""Training runs that are killed at random instants and must come out as if nothing had happened."""
+"""Training runs that are killed or stopped on their way and must come out as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from posttrain.training.optim import Optimizer
 
 SCRIPT = """
 import sys, json
@@ -79,6 +81,28 @@ def kill_proof(tmp_path, fields, kills, seed):
     return killed
 
 
-def metrics(out):
+def stumbling(monkeypatch, run):
+    """What `run` gives when it is stopped at every third optimizer step and begun again until it ends."""
+    step, count = Optimizer.step, 0
+
+    def stumble(self, *args):
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Optimizer, "step", stumble)
+    for _ in range(20):
+        try:
+            ended = run()
+        except KeyboardInterrupt:
+            continue
+        assert count > 3
+        return ended
+    raise AssertionError("it never ended")
+
+
+def metrics(out, split="train"):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["split"] == "train"]
+    return [line for line in lines if line["split"] == split]

@@ -7,16 +7,15 @@ import random
 
 import pytest
 import torch
-from kills import metrics
+from kills import metrics, stumbling
+from online_home import online_home
 from safetensors.torch import load_file
 from scipy import stats
-from tiny import tiny_folder
 
 from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError
 from posttrain.common.step import StepContext
 from posttrain.feedback.judge import Verdict
-from posttrain.formats import write_records
 from posttrain.records import Message, Prompt, Provenance, Response
 from posttrain.training.monitor import Monitor, Sums, interval
 from posttrain.training.online_config import MonitorConfig
@@ -165,12 +164,7 @@ def timeless(seen):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
-    tiny_folder("qwen2", folder / "base")
-    prompts = [
-        Prompt(messages=(Message(role="user", content=f"Say {i}."),), provenance=Provenance(id=f"p{i}"))
-        for i in range(8)
-    ]
-    write_records(folder / "prompts.jsonl", prompts)
+    online_home(folder, "Say {}.", 8)
     return folder
 
 
@@ -231,32 +225,18 @@ def test_looking_changes_nothing(home, tmp_path):
 
 @pytest.mark.parametrize("method", ["grpo", "dpo"])
 def test_an_interrupted_run_sees_the_same(home, tmp_path, monkeypatch, method):
-    from posttrain.training.optim import Optimizer
-
     settings = {"judge": "judges:Odds", "every": 2, "stop": True}
-    calm = train(home, tmp_path / "calm", settings, method, checkpoint_seconds=1e-9, epochs=16)
-    step, count = Optimizer.step, 0
 
-    def stumble(self, *args):
-        nonlocal count
-        count += 1
-        if count % 3 == 0:
-            raise KeyboardInterrupt
-        return step(self, *args)
+    def run(name):
+        return train(home, tmp_path / name, settings, method, checkpoint_seconds=1e-9, epochs=16)
 
-    monkeypatch.setattr(Optimizer, "step", stumble)
-    for _ in range(20):
-        try:
-            hit = train(home, tmp_path / "hit", settings, method, checkpoint_seconds=1e-9, epochs=16)
-            break
-        except KeyboardInterrupt:
-            pass
-    assert count > 3
+    calm = run("calm")
+    hit = stumbling(monkeypatch, lambda: run("hit"))
     assert hit["online"] == calm["online"]
     for name in ("samples.jsonl", "monitor.jsonl"):
         found = [
-            [timeless(json.loads(line)) for line in (tmp_path / run / name).read_text().splitlines()]
-            for run in ("calm", "hit")
+            [timeless(json.loads(line)) for line in (tmp_path / which / name).read_text().splitlines()]
+            for which in ("calm", "hit")
         ]
         assert found[0] == found[1]
         assert found[0]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from kills import kill_proof, metrics
+from kills import kill_proof, metrics, stumbling
+from online_home import online_home
 from safetensors.torch import load_file
-from tiny import tiny_folder
 
 from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError, TrainingError
@@ -17,21 +17,14 @@ from posttrain.formats import write_records
 from posttrain.models.forest import Branch, plant, tree_of
 from posttrain.models.forward import forward
 from posttrain.models.load import load_model
-from posttrain.records import Document, Message, Prompt, Provenance
+from posttrain.records import Document, Message, Provenance
 from posttrain.training.train import STEP, TrainConfig
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
-    tiny_folder("qwen2", folder / "base")
-    prompts = [
-        Prompt(
-            messages=(Message(role="user", content=f"Say number {i}."),), provenance=Provenance(id=f"p{i}")
-        )
-        for i in range(12)
-    ]
-    write_records(folder / "prompts.jsonl", prompts)
+    prompts = online_home(folder, "Say number {}.", 12)
     write_records(folder / "one.jsonl", prompts[:1])
     texts = [Document(text=f"Line {i} of a small text.", provenance=Provenance(id=f"t{i}")) for i in range(8)]
     write_records(folder / "texts.jsonl", texts)
@@ -111,7 +104,7 @@ def test_rewards_rise(home, tmp_path, case):
         assert rewards[-1] > 0.8
         return
     assert counts["answers"] == 12 * 8 * 30
-    assert counts["rollouts"] == 30 * (2 if "rollout_prompts" in online else 3)
+    assert counts["rollouts"] == 30 * 12 / (8 if "rollout_prompts" in online else 4)
     last = metrics(tmp_path)[-1]
     assert {"entropy", "kl", "truncated", "response_tokens"} <= last.keys() or method["name"] in (
         "dpo",
@@ -122,27 +115,13 @@ def test_rewards_rise(home, tmp_path, case):
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_an_interrupted_run_goes_on_in_the_middle_of_a_rollout(home, tmp_path, case, monkeypatch):
     """The run stops at every third optimizer step; the weights are those of a run that never stopped."""
-    from posttrain.training.optim import Optimizer
-
     method, online, others = placed(home, case)
-    train(home, tmp_path / "calm", method, online, checkpoint_seconds=1e-9, **others)
-    step, count = Optimizer.step, 0
 
-    def stumble(self, *args):
-        nonlocal count
-        count += 1
-        if count % 3 == 0:
-            raise KeyboardInterrupt
-        return step(self, *args)
+    def run(name):
+        return train(home, tmp_path / name, method, online, checkpoint_seconds=1e-9, **others)
 
-    monkeypatch.setattr(Optimizer, "step", stumble)
-    for _ in range(20):
-        try:
-            train(home, tmp_path / "hit", method, online, checkpoint_seconds=1e-9, **others)
-            break
-        except KeyboardInterrupt:
-            pass
-    assert count > 3
+    run("calm")
+    stumbling(monkeypatch, lambda: run("hit"))
     calm, hit = weights(tmp_path / "calm"), weights(tmp_path / "hit")
     assert all(torch.equal(calm[k], hit[k]) for k in calm)
     assert (tmp_path / "calm/samples.jsonl").read_text() == (tmp_path / "hit/samples.jsonl").read_text()

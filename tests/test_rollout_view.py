@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 from kills import SCRIPT
+from online_home import online_home
 from rich.console import Console
-from tiny import tiny_folder
 
-from posttrain.formats import write_records
 from posttrain.records import Message, Prompt, Provenance, Response
 from posttrain.training.rollout import Asked, Group, Scored
 from posttrain.training.rollout_view import RolloutView, sparkline
@@ -85,12 +84,7 @@ def test_it_leaves_room_for_the_bars(height):
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    tiny_folder("qwen2", home / "base")
-    prompts = [
-        Prompt(messages=(Message(role="user", content=f"Say {i}."),), provenance=Provenance(id=f"p{i}"))
-        for i in range(4)
-    ]
-    write_records(home / "prompts.jsonl", prompts)
+    online_home(home, "Say {}.", 4)
     return {
         "model": str(home / "base"), "method": "grpo", "batch_size": 4, "epochs": 6, "precision": "float32",
         "online": {
