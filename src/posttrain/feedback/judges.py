@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from posttrain.common.config import Config
 from posttrain.feedback.alias_match import AliasMatch
+from posttrain.feedback.code import PythonTests
 from posttrain.feedback.ensemble import RewardEnsemble
 from posttrain.feedback.instructions.judge import Instructions
 from posttrain.feedback.llm_judge import Llm
@@ -18,6 +19,7 @@ JUDGES: dict[str, type[Config]] = {
     "alias_match": AliasMatch,
     "multiple_choice": MultipleChoice,
     "instructions": Instructions,
+    "python_tests": PythonTests,
     "reward_model": RewardModel,
     "reward_ensemble": RewardEnsemble,
     "weighted_sum": WeightedSum,

@@ -13,6 +13,7 @@ from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.kl import KL
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
+from posttrain.evaluation.tasks.pass_at_k import PassAtK
 from posttrain.evaluation.tasks.reward_report import RewardReport
 
 TASKS: dict[str, type[TaskConfig]] = {
@@ -21,6 +22,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "reward_report": RewardReport,
     "judged": Judged,
     "best_of_n": BestOfN,
+    "pass_at_k": PassAtK,
     "kl": KL,
 }
 
