@@ -8,6 +8,7 @@ from posttrain.feedback.code import PythonTests
 from posttrain.feedback.ensemble import RewardEnsemble
 from posttrain.feedback.instructions.judge import Instructions
 from posttrain.feedback.llm_judge import Llm
+from posttrain.feedback.maths.judge import Maths
 from posttrain.feedback.multiple_choice import MultipleChoice
 from posttrain.feedback.reward_model import RewardModel
 from posttrain.feedback.verifiers import ExactMatch, Pattern
@@ -16,6 +17,7 @@ from posttrain.feedback.weighted_sum import WeightedSum
 JUDGES: dict[str, type[Config]] = {
     "exact_match": ExactMatch,
     "pattern": Pattern,
+    "maths": Maths,
     "alias_match": AliasMatch,
     "multiple_choice": MultipleChoice,
     "instructions": Instructions,

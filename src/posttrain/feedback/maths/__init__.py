@@ -1,0 +1,1 @@
+"""Mathematics: which answer a response ends on, and whether it is the same as the reference."""
