@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from posttrain.common.config import DataRef
+from posttrain.evaluation.facets import by_facet
 from posttrain.evaluation.items import read_items
 from posttrain.evaluation.task import EvalContext, ModelKind, Outcome, TaskConfig
 from posttrain.evaluation.tasks.pair_accuracy import heard, mean_of
@@ -24,8 +24,6 @@ from posttrain.training.methods.pairs import encode_pairs
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
-
-MOST_PARTS = 8  # sources, aspects or judges that get a line of their own; the others share one
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class RewardReport(TaskConfig):
         scored = [(row, each) for row, each in zip(rows, found, strict=True) if isinstance(each, Ranked)]
         ranked = [each for _, each in scored]
         whole = iter(_whole(ranked, self.bins))
-        parts = _parts(rows)
+        parts = by_facet(rows)
         return [
             self._outcome(row, each, parts, next(whole) if isinstance(each, Ranked) else {})
             for row, each in zip(rows, found, strict=True)
@@ -107,7 +105,7 @@ class RewardReport(TaskConfig):
             if found.apart is not None:
                 metrics["disagreement"] = found.apart
             metrics |= self._by_length(found)
-        metrics |= {name: metrics["accuracy"] for part in parts if (name := part(row))}
+        metrics |= {f"accuracy/{part(row)}": metrics["accuracy"] for part in parts}
         return Outcome(
             item=row.provenance.id,
             cluster=prompt_key(row.prompt),
@@ -198,29 +196,3 @@ def _whole(ranked: Sequence[Ranked], bins: int) -> list[dict[str, float | None]]
         {name: None if values is None else float(values[i]) for name, values in found.items()}
         for i in range(len(ranked))
     ]
-
-
-def _parts(rows: Sequence[Comparison]) -> list[Callable[[Comparison], str]]:
-    """Names of metrics by what a row says of itself, for what differs among the rows."""
-    facets: dict[str, Callable[[Comparison], str]] = {
-        "source": lambda row: _source(row.provenance.source),
-        "aspect": lambda row: row.aspect,
-        "judge": lambda row: row.judge,
-    }
-    made = []
-    for facet, of in facets.items():
-        counts = Counter(of(row) for row in rows)
-        if len(counts) > 1:
-            own = {value for value, _ in counts.most_common(MOST_PARTS)}
-            made.append(_namer(facet, of, own))
-    return made
-
-
-def _namer(facet: str, of: Callable[[Comparison], str], own: set[str]) -> Callable[[Comparison], str]:
-    return lambda row: f"accuracy/{facet} {(of(row) or 'not named') if of(row) in own else 'others'}"
-
-
-def _source(source: str) -> str:
-    """Without the line number."""
-    file, _, line = source.rpartition(":")
-    return file if line.isdigit() else source
