@@ -125,7 +125,7 @@ def test_best_of_n_by_another_judge_or_of_another_model_is_left_out(tmp_path: Pa
             next(t for t in summary["tasks"] if t["name"] == "best_of_n")["settings"]["gold"] = value
         else:
             next(m for m in summary["models"] if m["name"] == "sft")["path"] = value
-        found = frontier(summary, [summary], None, "x")
+        found = frontier(summary, [summary], [], None, "x")
         assert found is not None
         assert found["best_of_n"] == []
 
@@ -135,19 +135,19 @@ def test_a_playground_task_is_known_by_its_name(tmp_path: Path):
     task = next(t for t in summary["tasks"] if t["name"] == "judged")
     task["name"] = "playground/oracle"
     del task["settings"]["judge"]
-    found = frontier(summary, [summary], None, "x")
+    found = frontier(summary, [summary], [], None, "x")
     assert found is not None
     assert len(found["best_of_n"]) == 5
 
 
 def test_which_task_is_set_against_the_kl_can_be_said(tmp_path: Path):
     summary = evaluation(tmp_path)
-    assert frontier(summary, [summary], "judged", "x") is not None
+    assert frontier(summary, [summary], [], "judged", "x") is not None
     cfg = ReportConfig(inputs=(str(tmp_path / "store/frontier-cc33cc33cc33"),), frontier="atlas")
     with pytest.raises(ConfigError, match="holds the task 'kl' and one labelled 'atlas'"):
         STEP.run(cfg, StepContext(tmp_path / "out", tmp_path / "state", "page"))
     without = {**summary, "tasks": [t for t in summary["tasks"] if t["name"] != "kl"]}
-    assert frontier(without, [summary], None, "x") is None
+    assert frontier(without, [summary], [], None, "x") is None
 
 
 def test_what_is_neither_better_nor_worse_is_told_as_more_or_less(built: tuple[str, Page, dict[str, Any]]):
@@ -162,7 +162,7 @@ def test_a_point_without_an_interval_is_drawn(tmp_path: Path):
     from posttrain.report.frontier import draw
 
     point = Point("one", -0.01, None, None, 0.5, None, None)
-    assert "<svg" in draw([point], [], "score", "x")
+    assert "<svg" in draw([point], [], {"one": ["one"]}, "score", "x")
 
 
 def test_the_step_draws_the_same_twice(tmp_path: Path):

@@ -129,6 +129,11 @@ def wins(before: Sequence[Point], after: Sequence[Point], higher_is_better: bool
 
     Items where one of the two has no value are missing, not ties.
     """
+    return estimate(win_points(before, after, higher_is_better))
+
+
+def win_points(before: Sequence[Point], after: Sequence[Point], higher_is_better: bool = True) -> list[Point]:
+    """Of each common item 1 where `after` beats `before`, 0 where it loses, and 1/2 for a tie."""
     sign = 1 if higher_is_better else -1
     points = []
     for a, b in _pair(before, after):
@@ -136,7 +141,7 @@ def wins(before: Sequence[Point], after: Sequence[Point], higher_is_better: bool
         if a.value is not None and b.value is not None:
             value = 0.5 + 0.5 * float(np.sign(sign * (b.value - a.value)))
         points.append(Point(a.item, a.cluster, value))
-    return estimate(points)
+    return points
 
 
 def influences(points: Sequence[Point], order: Mapping[str, int]) -> Sums:

@@ -78,7 +78,7 @@ def data_table(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     """For each step that took rows in: how many it kept, held out, rejected, left out, and why; licences."""
     tables = []
     for artifact in artifacts:
-        kept, held = _count_rows(artifact, "rows.jsonl"), _count_rows(artifact, "heldout.jsonl")
+        kept, held = count_rows(artifact, "rows.jsonl"), count_rows(artifact, "heldout.jsonl")
         rejected, left_out = _losses(artifact)
         told = artifact.summary.get("rows")
         rows = sum(kept.kinds.values()) or (told.get("kept") if isinstance(told, dict) else None)
@@ -105,7 +105,8 @@ class _Rows:
     licences: Counter[str] = field(default_factory=Counter)
 
 
-def _count_rows(artifact: Artifact, name: str) -> _Rows:
+def count_rows(artifact: Artifact, name: str) -> _Rows:
+    """Kinds and licences of the rows in one of its files."""
     found = _Rows()
     for row in read_lines(artifact.folder / name):
         provenance = row.get("provenance")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from posttrain.report.best_of_n import BEST_OF_N, BestOfN, best_of_n
+from posttrain.report.collect import Artifact
+from posttrain.report.families import families
 from posttrain.report.figure import FAINT, HELDOUT, INK, TRAIN, drawing, quiet
 
-KL, BEST_OF_N = "kl", "best_of_n"
+KL = "kl"
 TICKS = (0, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # nats
 
 
@@ -28,12 +31,17 @@ class Point:
 
 
 def frontier(
-    summary: dict[str, Any], others: Sequence[dict[str, Any]], over: str | None, prefix: str
+    summary: dict[str, Any],
+    others: Sequence[dict[str, Any]],
+    artifacts: Sequence[Artifact],
+    over: str | None,
+    prefix: str,
 ) -> dict[str, Any] | None:
     """The figure of an evaluation that holds the task `kl` and one to set against it; else None.
 
-    others: all evaluations of the page, where best-of-n samples of the reference are looked for. over: label
-    of the task to set against it, the first that fits where None. prefix: makes ids unique on the page.
+    others: all evaluations of the page, where best-of-n samples of the reference are looked for. artifacts:
+    all steps of the page, which tell seeds of one step from other variants. over: label of the task to set
+    against it, the first that fits where None. prefix: makes ids unique on the page.
     """
     kl = next((task for task in summary["tasks"] if task["name"] == KL), None)
     if kl is None:
@@ -44,13 +52,14 @@ def frontier(
     points = _points(summary, kl, task)
     if not points:
         return None
-    best = _best_of_n(others, kl["settings"].get("reference"), task)
+    best = _curve(best_of_n(others, kl["settings"].get("reference"), task))
+    groups = families(summary, artifacts)
     return {
         "title": task["title"],
         "metric": task["headline"],
         "points": [vars(point) for point in points],
         "best_of_n": best,
-        "svg": draw(points, best, f"{task['title']}: {task['headline'].replace('_', ' ')}", prefix),
+        "svg": draw(points, best, groups, f"{task['title']}: {task['headline'].replace('_', ' ')}", prefix),
     }
 
 
@@ -77,40 +86,27 @@ def _estimate(summary: dict[str, Any], task: str, metric: str, model: str) -> di
     return None
 
 
-def _best_of_n(
-    summaries: Sequence[dict[str, Any]], reference: str | None, task: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Best of n answers of the reference, where the judge that gives `task` its headline valued them: its
-    distance is at most log n - (n - 1)/n (Beirami et al., arXiv 2401.01879).
-    """
-    for summary in summaries:
-        names = [model["name"] for model in summary["models"] if model["path"] == reference]
-        for other in summary["tasks"]:
-            if other["name"] == BEST_OF_N and names and _judge(other, "gold") == _judge(task, "judge"):
-                return _curve(summary, other, names[0])
-    return []
-
-
-def _judge(task: dict[str, Any], field: str) -> Any:
-    """The judge behind a task's numbers; a task that judges by itself is known by its own name."""
-    judge = task["settings"].get(field) if field in task["settings"] else {"name": task["name"]}
-    return {key: value for key, value in judge.items() if value is not None} if judge else None
-
-
-def _curve(summary: dict[str, Any], task: dict[str, Any], model: str) -> list[dict[str, Any]]:
+def _curve(best: BestOfN | None) -> list[dict[str, Any]]:
+    """Its distance is at most log n - (n - 1)/n (Beirami et al., arXiv 2401.01879)."""
     found = []
-    for metric in task["metrics"]:
-        n = metric.removeprefix("gold@")
-        y = _estimate(summary, task["label"], metric, model) if n != metric else None
-        x = _estimate(summary, task["label"], f"kl@{n}", model)
+    for n in best.sizes if best else ():
+        assert best is not None
+        x, y = best.estimate(f"kl@{n}"), best.estimate(f"gold@{n}")
         if x and y:
-            ends = {"y_low": y["low"], "y_high": y["high"]}
-            found.append({"n": int(n), "x": x["mean"], "y": y["mean"], **ends})
-    return sorted(found, key=lambda point: int(point["n"]))
+            found.append({"n": n, "x": x["mean"], "y": y["mean"], "y_low": y["low"], "y_high": y["high"]})
+    return found
 
 
-def draw(points: Sequence[Point], best: Sequence[dict[str, Any]], title: str, prefix: str) -> str:
-    """An SVG: a dot a policy with both intervals, best of n as a line, KL on a square-root scale."""
+def draw(
+    points: Sequence[Point],
+    best: Sequence[dict[str, Any]],
+    families: Mapping[str, Sequence[str]],
+    title: str,
+    prefix: str,
+) -> str:
+    """An SVG: a dot a policy with both intervals, best of n as a line, KL on a square-root scale. families:
+    the models that share a name, which are tied together.
+    """
     with drawing(prefix, (9.0, 4.6)) as (figure, made):
         axes = figure.add_subplot()
         axes.set_xscale("function", functions=(_root, np.square))
@@ -120,6 +116,11 @@ def draw(points: Sequence[Point], best: Sequence[dict[str, Any]], title: str, pr
             if p.x_low is not None and p.x_high is not None:
                 axes.hlines(p.y, max(p.x_low, 0.0), p.x_high, color=TRAIN, alpha=0.4, linewidth=1.2)
         axes.plot([max(p.x, 0.0) for p in points], [p.y for p in points], "o", color=TRAIN, markersize=5)
+        names = _families(points, families)
+        for name, x, y in names:
+            for p in points:
+                if p.name in families.get(name, ()):
+                    axes.plot(_between(x, p.x), [y, p.y], color=TRAIN, alpha=0.5, linewidth=0.8)
         if best:
             x, y = [b["x"] for b in best], [b["y"] for b in best]
             axes.plot(x, y, "s-", color=HELDOUT, markersize=4, linewidth=1.2)
@@ -136,7 +137,8 @@ def draw(points: Sequence[Point], best: Sequence[dict[str, Any]], title: str, pr
         axes.set_ylabel(title, color=INK)
         last = [(f"best of {best[-1]['n']}", best[-1]["x"], best[-1]["y"])] if best else []
         figure.draw_without_rendering()
-        _label(axes, [*_families(points), *last], [(p.x, p.y) for p in points])
+        dots = [(p.x, p.y) for p in points] + [(b["x"], b["y"]) for b in best]
+        _label(axes, [*names, *last], dots, _strokes(points, best))
     return made.svg
 
 
@@ -144,57 +146,88 @@ def _root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0.0))
 
 
-def _families(points: Sequence[Point]) -> list[tuple[str, float, float]]:
-    """A label for each policy; variants of one step (`ppo.s0`, `ppo.s1`) share one, at their middle."""
-    families: dict[str, list[Point]] = {}
-    for point in points:
-        families.setdefault(point.name.partition(".")[0], []).append(point)
-    return [
-        (
-            name if len(some) > 1 else some[0].name,
-            float(np.mean([p.x for p in some])),
-            float(np.mean([p.y for p in some])),
-        )
-        for name, some in families.items()
-    ]
+def _between(x: float, other: float) -> list[float]:
+    return [max(x, 0.0), max(other, 0.0)]
+
+
+def _families(
+    points: Sequence[Point], families: Mapping[str, Sequence[str]]
+) -> list[tuple[str, float, float]]:
+    """A name for each policy; seeds of one step share one, at their middle as the figure shows it."""
+    found = []
+    for name, models in families.items():
+        some = [point for point in points if point.name in models]
+        if some:
+            root = float(np.mean([_root(np.array(p.x)) for p in some]))
+            found.append((name, root**2, float(np.mean([p.y for p in some]))))
+    return found
+
+
+def _strokes(points: Sequence[Point], best: Sequence[dict[str, Any]]) -> list[tuple[float, ...]]:
+    """The intervals as (x, y, x, y), which no name should stand on."""
+    across = [(p.x_low, p.y, p.x_high, p.y) for p in points if p.x_low is not None and p.x_high is not None]
+    up = [(p.x, p.y_low, p.x, p.y_high) for p in points if p.y_low is not None and p.y_high is not None]
+    of_n = [(b["x"], b["y_low"], b["x"], b["y_high"]) for b in best if b["y_low"] is not None]
+    return [*across, *up, *of_n]
 
 
 def _label(
-    axes: Any, labels: Sequence[tuple[str, float, float]], dots: Sequence[tuple[float, float]]
+    axes: Any,
+    labels: Sequence[tuple[str, float, float]],
+    dots: Sequence[tuple[float, float]],
+    strokes: Sequence[tuple[float, ...]],
 ) -> None:
-    """Names beside their points, where no other name or point is in the way."""
+    """Names beside their points, where no other name or point, and if there is such a place no interval, is
+    in the way.
+    """
     scale = axes.figure.dpi / 72
-    taken = []
-    for x, y in dots:
-        px, py = axes.transData.transform((max(x, 0.0), y))
-        taken.append(_box(px, py, 4 * scale, 4 * scale))
+
+    def at(x: float, y: float) -> Any:
+        return axes.transData.transform((max(x, 0.0), y))
+
+    taken = [_box(*at(x, y), 6 * scale, 6 * scale) for x, y in dots]
+    lines = []
+    for x0, y0, x1, y1 in strokes:
+        (left, low), (right, high) = at(x0, y0), at(x1, y1)
+        lines.append((left - scale, low - scale, right + scale, high + scale))
     frame = axes.get_window_extent()
-    for name, x, y in labels:
-        px, py = axes.transData.transform((max(x, 0.0), y))
-        wide, high = (0.58 * 9 * len(name) + 4) * scale, 11 * scale
-        places = [
-            (px + dx * scale + side * wide / 2, py + dy * scale, side, dx, dy)
-            for reach in (8, 18, 28, 38)
-            for side, dx, dy in (
-                (1, 7, reach),
-                (1, 7, -reach),
-                (-1, -7, reach),
-                (-1, -7, -reach),
-                (0, 0, 4 + reach),
-            )
-        ]
-        at = next((p for p in places if _free(_box(p[0], p[1], wide, high), taken, frame)), places[0])
-        taken.append(_box(at[0], at[1], wide, high))
-        line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7} if abs(at[4]) > 12 else None
+    for name, x, y in sorted(labels, key=lambda label: -label[1]):
+        wide, high = (0.58 * 9 * len(name) + 4) * scale, 12 * scale
+        places = [(p, _box(*_beside(at(x, y), p, scale, wide), wide, high)) for p in PLACES]
+        clear = (p for p in places if _free(p[1], [*taken, *lines], frame))
+        place, box = next(clear, None) or next((p for p in places if _free(p[1], taken, frame)), places[0])
+        taken.append(box)
+        side, dx, dy = place
+        far = abs(dx) + abs(dy) > 24
         axes.annotate(
             name,
             (max(x, 0.0), y),
-            (at[3], at[4]),
+            (dx, dy),
             textcoords="offset points",
-            ha={1: "left", -1: "right", 0: "center"}[at[2]],
+            ha={1: "left", -1: "right", 0: "center"}[side],
             va="center",
-            arrowprops=line,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.5, "linewidth": 0.6} if far else None,
         )
+
+
+# Where a name may stand, best first: which way it reaches from its place, and the place's distance in points.
+PLACES = sorted(
+    (
+        (side, side * dx, dy)
+        for side in (1, -1, 0)
+        for dx in ((7, 20, 40, 70, 100) if side else (0,))
+        for dy in (0, 8, -8, 14, -14, 22, -22, 34, -34, 48, -48, 64, -64, 84, -84, 110, -110)
+        if side or abs(dy) >= 14
+    ),
+    key=lambda place: (abs(place[1]) + abs(place[2]), -place[0]),
+)
+
+
+def _beside(point: Any, place: tuple[int, int, int], scale: float, wide: float) -> tuple[float, float]:
+    """The middle of a name that stands at `place` from a point."""
+    side, dx, dy = place
+    return point[0] + dx * scale + side * wide / 2, point[1] + dy * scale
 
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top

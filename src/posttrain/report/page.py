@@ -40,7 +40,7 @@ def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
     return write_report(cfg, ctx.out)
 
 
-STEP = Step("report", ReportConfig, run, version=2)
+STEP = Step("report", ReportConfig, run, version=3)
 
 
 def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
@@ -71,6 +71,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     from posttrain.report.collect import read_summary
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
+    from posttrain.report.families import families
     from posttrain.report.frontier import frontier
     from posttrain.report.gates import gate_table
     from posttrain.report.graph import provenance
@@ -88,12 +89,13 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "name": artifact.name,
                     "level": summary["level"],
                     "models": [model["name"] for model in summary["models"]],
+                    "families": list(families(summary, artifacts)),
                     "stages": stages.stage_table(summary),
-                    "methods": methods_table(summary, artifacts),
+                    "methods": methods_table(artifact, summaries, artifacts),
                     "groups": stages.group_tables(summary),
                     "metrics": stages.metric_tables(summary),
                     "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
-                    "frontier": frontier(summary, others, cfg.frontier, f"x{len(evaluations)}"),
+                    "frontier": frontier(summary, others, artifacts, cfg.frontier, f"x{len(evaluations)}"),
                     "differences": stages.difference_table(summary),
                     "verdicts": stages.verdicts(summary),
                     "comparisons": stages.count_comparisons(summary),
@@ -110,6 +112,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "evaluations": evaluations,
         "lead": _lead(evaluations, artifacts),
         "verdicts": [v for evaluation in evaluations for v in evaluation["verdicts"]],
+        "gains": [m for evaluation in evaluations if (m := evaluation["methods"]) and m["seeds"]],
         "gates": gate_table(artifacts),
         "curves": training_curves(artifacts),
         "costs": cost_table(artifacts),
@@ -123,7 +126,7 @@ def _lead(evaluations: Sequence[dict[str, Any]], artifacts: Sequence[Artifact]) 
     from posttrain.report.costs import cost_table
     from posttrain.report.text import duration, several
 
-    models = list(dict.fromkeys(model for evaluation in evaluations for model in evaluation["models"]))
+    models = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation["families"]))
     tasks = sum(len(evaluation["stages"]["columns"]) for evaluation in evaluations)
     total = cost_table(artifacts)["total"]["seconds"]
     made = several(len(artifacts), "step") + (f", {duration(total)} of work" if total is not None else "")
