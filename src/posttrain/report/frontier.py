@@ -112,9 +112,9 @@ def draw(
         axes.set_xscale("function", functions=(_root, np.square))
         for p in points:
             if p.y_low is not None and p.y_high is not None:
-                axes.vlines(max(p.x, 0.0), p.y_low, p.y_high, color=TRAIN, alpha=0.4, linewidth=1.2)
+                axes.vlines(max(p.x, 0.0), p.y_low, p.y_high, color=TRAIN, alpha=0.22, linewidth=1.2)
             if p.x_low is not None and p.x_high is not None:
-                axes.hlines(p.y, max(p.x_low, 0.0), p.x_high, color=TRAIN, alpha=0.4, linewidth=1.2)
+                axes.hlines(p.y, max(p.x_low, 0.0), p.x_high, color=TRAIN, alpha=0.22, linewidth=1.2)
         axes.plot([max(p.x, 0.0) for p in points], [p.y for p in points], "o", color=TRAIN, markersize=5)
         names = _families(points, families)
         for name, x, y in names:
