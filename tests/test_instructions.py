@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -296,3 +297,12 @@ def test_ifevals_own_files_are_read_as_they_are(tmp_path: Path):
     (asked,) = read_records(path, Prompt)
     assert verdict(asked, "All good.").score == 1.0
     assert verdict(asked, "Good").reason == "not followed: length_constraints:number_words"
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, *_ in CASES}))
+@pytest.mark.parametrize("text", ["\n" * 10000, "<" * 5000, "* " * 5000, "a. " * 5000, "[" * 5000 + " x"])
+def test_degenerate_responses_take_no_time(kind, text):
+    given = next(given for name, given, *_ in CASES if name == kind)
+    began = time.process_time()
+    parse(KINDS[kind], given, kind).followed(text)
+    assert time.process_time() - began < 2

@@ -191,6 +191,8 @@ FINAL = [
     ("$x=\\boxed{1}$ or $\\boxed{2}$", "1, 2"),
     ("\\fbox{7}", "7"),
     ("\\boxed{7", None),
+    ("\\boxed{\\boxed{5}}", "5"),
+    ("\\boxed{ \\boxed{5}", "5"),
     ("The answer is 42.", "42"),
     ("The answer is: 42", "42"),
     ("Answer: **42**", "42"),
@@ -352,3 +354,21 @@ def test_a_forked_process_has_its_own():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert comparer.same("x", "x+0") is True
     assert comparer.started == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{1}" + " " * 20000 + "x\\boxed{2}",
+        "The answer is a" + "-" * 20000,
+        "The answer is " + "1" * 20000,
+        "The answer to" + " " * 20000,
+        "\\boxed{" * 2000,
+        "answer " * 3000,
+        "#### " + "1," * 10000,
+    ],
+)
+def test_degenerate_responses_take_no_time(text):
+    began = time.process_time()
+    verdict(text, "5")
+    assert time.process_time() - began < 2

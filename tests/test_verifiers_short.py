@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -165,3 +166,13 @@ def test_both_are_found_by_name():
     assert read_judge({"name": "multiple_choice", "letters": "AB"}).settings.letters == "AB"
     with pytest.raises((ConfigError, ValueError), match="letters"):
         read_judge({"name": "multiple_choice", "leters": "AB"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" " * 20000, "!" * 20000 + "x", "\n" * 20000, "(A)" + "\n" * 20000, "The answer is" + " " * 20000 + "x"],
+)
+def test_degenerate_responses_take_no_time(text):
+    began = time.process_time()
+    choices(text, "ABCDE")
+    assert time.process_time() - began < 2

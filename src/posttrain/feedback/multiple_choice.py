@@ -59,7 +59,7 @@ class MultipleChoiceJudge:
 def choices(text: str, letters: str) -> set[str]:
     """The letters that a text picks: none, one, or, where it contradicts itself, several."""
     some = f"[{letters}{letters.lower()}]"
-    alone = re.fullmatch(rf"[\W_]*(?:(?:option|choice)\s+)?[\W_]*({some})[\W_]*", text, re.IGNORECASE)
+    alone = re.fullmatch(rf"[\W_]*(?:(?:option|choice)\s[\W_]*)?({some})[\W_]*", text, re.IGNORECASE)
     if alone:
         return {alone[1].upper()}
     for words in (_ANSWER, _OPTION):
@@ -78,7 +78,7 @@ def _declared(text: str, letters: str, some: str, words: str) -> set[str]:
     # lower case only in parentheses: "the answer is a river" picks nothing
     letter = rf"(?:\({some}\)|\b[{letters}](?![\w'’-]))"
     others = rf"(?:(?:\s*(?:,|/|&|\bor\b|\band\b|\bnot\b))+\s*{letter})*"
-    wrapped = r"[\s*_\"'$:]*(?i:(?:the|option|choice|letter)\s+)*[\s*_\"'$:]*"
+    wrapped = r"(?:[\s*_\"'$:]|(?i:the|option|choice|letter)\s)*"
     found: set[str] = set()
     for match in re.finditer(rf"(?i:{words}){wrapped}(?P<list>{letter}{others})", text):
         found |= set(re.findall(rf"(?<!\w){some}(?!\w)", match["list"]))
@@ -91,5 +91,5 @@ def _begun(text: str, letters: str, some: str) -> set[str]:
     """The letter that a response begins with, and any other that it sets off in the same way."""
     if not re.match(rf"[\s*_\"'“]*(?:\({some}\)|[{letters}][*_]*[.):])[*_]*\s", text):
         return set()
-    marked = re.findall(rf"(?<!\w)\(({some})\)(?!\w)|(?:^|\n)[\s*_\"'“]*([{letters}])[*_]*[.):]", text)
+    marked = re.findall(rf"(?<!\w)\(({some})\)(?!\w)|(?:^|\n)[ \t*_\"'“]*([{letters}])[*_]*[.):]", text)
     return {(a or b).upper() for a, b in marked}

@@ -15,12 +15,14 @@ from posttrain.evaluation.tasks.kl import KL
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
 from posttrain.evaluation.tasks.pass_at_k import PassAtK
 from posttrain.evaluation.tasks.reward_report import RewardReport
+from posttrain.evaluation.tasks.short_facts import ShortFacts
 
 TASKS: dict[str, type[TaskConfig]] = {
     "heldout_loss": HeldoutLoss,
     "pair_accuracy": PairAccuracy,
     "reward_report": RewardReport,
     "judged": Judged,
+    "short_facts": ShortFacts,
     "best_of_n": BestOfN,
     "pass_at_k": PassAtK,
     "kl": KL,

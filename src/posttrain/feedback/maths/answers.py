@@ -8,8 +8,10 @@ from posttrain.feedback.maths.plain import read_number
 
 _GSM8K = re.compile(r"^[ \t>*]*####[ \t]*(\S.*)$", re.MULTILINE)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-# What may stand between two boxes that hold one answer together.
+_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+# What may stand between two boxes that hold one answer together, and how far they may be apart.
 _JOINT = re.compile(r"[\s$,;]*(?:\b(?:and|or)\b|\\(?:text|mathrm)\{\s*(?:and|or)\s*\})?[\s$,;]*")
+_FAR = 40
 _SAYS = re.compile(
     r"\banswers?\b(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?[\s*_]*(?:\b(?:is|are|equals)\b\s*:?|:|=)[\s*_:]*",
     re.IGNORECASE,
@@ -28,7 +30,7 @@ _FORMULA = re.compile(
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\(?:operatorname|mathbb|mathcal)\s*\{\w+\}")
 _LAST_NUMBER = re.compile(r"(?<![\w.,/])[-−]?[$€£]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?(?!\w)")
-_WRAP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|operatorname)\s*\{([^{}]*)\}")
+_WRAP = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mbox|rm|operatorname)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad\b|\\(?:left|right|displaystyle)(?![A-Za-z])|~")
 
 
@@ -103,27 +105,27 @@ def _told(rest: str) -> str:
 
 def _boxed(text: str) -> list[tuple[int, str]]:
     """Where each box, or run of boxes, begins, and what it holds."""
-    boxes: list[tuple[int, int, str]] = []
-    for match in _BOX.finditer(text):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            boxes.append((match.start(), end, unwrapped(text[match.end() : end - 1])))
-    runs: list[tuple[int, int, str]] = []
-    for start, end, answer in boxes:
-        if runs and start < runs[-1][1]:  # a box within a box
-            continue
-        if runs and _JOINT.fullmatch(text[runs[-1][1] : start]):
-            runs[-1] = (runs[-1][0], end, f"{runs[-1][2]}, {answer}")
+    runs: list[tuple[int, int, list[str]]] = []
+    for start, inside, end in _outermost(text):
+        between = text[runs[-1][1] : start] if runs else ""
+        if runs and len(between) <= _FAR and _JOINT.fullmatch(between):
+            runs[-1] = (runs[-1][0], end, [*runs[-1][2], text[inside : end - 1]])
         else:
-            runs.append((start, end, answer))
-    return [(start, answer) for start, _, answer in runs]
+            runs.append((start, end, [text[inside : end - 1]]))
+    return [(start, ", ".join(map(unwrapped, answers))) for start, _, answers in runs]
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """The position after the brace that closes one opened just before `start`."""
-    depth = 1
-    for match in re.compile(r"\\.|[{}]").finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.end()
-    return None
+def _outermost(text: str) -> list[tuple[int, int, int]]:
+    """The boxes that close, and stand in no other that does: (start, start of what it holds, end)."""
+    open_: list[re.Match[str]] = []
+    found: list[tuple[int, int, int]] = []
+    for match in _BRACE.finditer(text):
+        if match["close"] and open_:
+            opening = open_.pop()
+            if opening["box"]:
+                while found and found[-1][0] > opening.start():
+                    found.pop()
+                found.append((opening.start(), opening.end(), match.end()))
+        elif match["box"] or match["open"]:
+            open_.append(match)
+    return found

@@ -14,7 +14,7 @@ from posttrain.feedback.judge import Verdict
 from posttrain.feedback.maths.answers import declared, final_answer, is_prose, unwrapped
 from posttrain.feedback.maths.comparer import Comparer
 from posttrain.feedback.maths.formula import as_latex, is_text
-from posttrain.feedback.maths.plain import read_number, same_number
+from posttrain.feedback.maths.plain import LONGEST, read_number, same_number
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.records import Prompt, Response
 
@@ -80,6 +80,8 @@ class MathsJudge:
         for which, text in (("reference", gold), ("answer", answer)):
             if is_prose(text):
                 return f"the {which} cannot be read as mathematics"
+            if len(text) > LONGEST:
+                return f"the {which} is longer than {LONGEST} characters"
         return self.comparer.same(gold, answer)
 
 

@@ -34,6 +34,7 @@ _SHORT_UNITS = re.compile(
     r"°[cf]?|[msglh]|[kcmµ]?m|[kmµ]?g|[mckd]?l|ft|in|yd|mi|lb|oz|hrs?|min|sec|ms|mph|kmh|kph|[kmg]?hz|"
     r"[kmg]?w|[kmgt]b|mol|rad|deg|usd|eur|gbp|inr"
 )
+LONGEST = 1000  # characters of an answer that is compared
 _SIGNS = r"[$€£¥₹]"
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)?(?:\.\d+)?"
 _POWER = r"(?:[eE](?P<e>[+-]?\d+)|\s*(?:\\times|\\cdot|[x×*·])\s*10\s*\^\s*\{?(?P<ten>[+-]?\d+)\}?)?"
@@ -74,7 +75,7 @@ class Number:
 
 def read_number(text: str) -> Number | None:
     """A text that is one number, with or without a unit; None for any other."""
-    match = _NUMBER.fullmatch(text.strip())
+    match = _NUMBER.fullmatch(text.strip()) if len(text) <= LONGEST else None
     if match is None or not any(match[name] for name in ("decimal", "under", "n", "n1")):
         return None
     value = _value(match)
