@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from posttrain.common.errors import ConfigError
 from posttrain.sandbox import Checked, Limits, Tests, open_sandbox
 from posttrain.sandbox.backends import command
 from posttrain.sandbox.inside.wire import Opaque, Unsendable, decode, encode
+from posttrain.sandbox.process import listen
 from posttrain.sandbox.syscalls import REFUSED, REFUSED_COMMANDS, program
 
 
@@ -43,6 +46,7 @@ def test_a_program_passes_or_fails_with_the_line_that_says_why(name) -> None:
         ("def f(): return {}['a']", "f()", "KeyError: 'a' in `f()`"),
         ("def f(): return f", "assert f() == f", "AssertionError"),
         ("def f(): return object()", "f(f())", "a object, which is no plain data> cannot be handed on"),
+        ("def f(): return object()", "assert f()", "which is no plain data> is neither true nor false"),
         ("def f(): return 'x' * 100_000", "f()", "more than 65,536 bytes at once"),
         ("import os\ndef f(): os.abort()", "f()", "the program ended: killed by SIG"),
         ("import sys\ndef f(): sys.exit(0)", "f()", "RuntimeError: SystemExit: 0 in `f()`"),
@@ -95,6 +99,28 @@ def test_the_same_program_has_the_same_order_of_sets() -> None:
     source = "def f(): return list({str(i) for i in range(50)})"
     orders = {checked("rlimits", source, "raise ValueError(''.join(f()))").reason for _ in range(3)}
     assert len(orders) == 1
+
+
+def test_output_is_bounded_to_the_byte() -> None:
+    source = "import os\ndef f(n):\n    while n: n -= os.write(1, b'x' * n)"
+    assert checked("rlimits", source, f"f({QUICK.output << 10})") == Checked(True)
+    over = checked("rlimits", source, f"f({(QUICK.output << 10) + 1})\nimport time\ntime.sleep(60)")
+    assert over == Checked(False, "the program printed more than 65,536 bytes")
+
+
+def test_what_came_in_time_counts_where_we_are_late() -> None:
+    """The machine was held up and the deadline is over, but the verdict had been given."""
+    early, given = os.pipe()
+    os.write(given, b"passed\n")
+    os.close(given)
+    waiting, open_end = os.pipe()
+    try:
+        past = time.monotonic() - 1
+        assert listen(early, (), past) == (b"passed\n", "")
+        assert listen(waiting, (), past) == (b"", "out of time")
+    finally:
+        for end in (early, waiting, open_end):
+            os.close(end)
 
 
 def test_a_check_that_is_interrupted_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

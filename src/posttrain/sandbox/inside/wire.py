@@ -21,6 +21,9 @@ class Opaque:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} is neither true nor false")
+
     def __repr__(self) -> str:
         return f"<a {self.kind}, which is no plain data>"
 
