@@ -79,3 +79,10 @@ class Longer(Config):
 
     def compare(self, items):
         return [Preference(float(len(a.token_ids) > len(b.token_ids))) for _, a, b in items]
+
+
+class Mute(Evens):
+    """Gives no answer at all."""
+
+    def score(self, items):
+        return [Verdict(None, "mute") for _ in items]

@@ -105,7 +105,7 @@ def test_what_the_reference_cannot_take_is_in_the_third_state(world):
 
 
 def test_another_vocabulary_is_refused(world):
-    with pytest.raises(ConfigError, match="different vocabularies"):
+    with pytest.raises(ConfigError, match="a token of one is none of the other's"):
         measure(world, reference="other")
 
 

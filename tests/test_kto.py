@@ -10,6 +10,8 @@ import torch
 from tiny import tiny_folder, tiny_tokenizer
 
 import posttrain
+from posttrain.common.config import parse
+from posttrain.flow.inputs import plain
 from posttrain.formats.rejects import RowError
 from posttrain.models.forest import Branch, plant, tree_of
 from posttrain.models.forward import Output
@@ -20,6 +22,7 @@ from posttrain.training.methods import kto, method_config
 from posttrain.training.methods.base import Batch
 from posttrain.training.methods.kto import BOTH, KTO
 from posttrain.training.offline import encode_rows
+from posttrain.training.train import TrainConfig
 
 NAN = math.nan
 
@@ -207,6 +210,30 @@ def test_mismatched_pairs_are_never_a_prompts_own_answer(template):
     assert [example.borrowed for example in alone] == [0, 0, 1]
     again = encoded(rows, template)
     assert [e.branches for e in again] == [e.branches for e in made]
+
+
+def test_a_side_is_encoded_at_once_so_that_no_row_borrows_its_own_answer(template):
+    """Row 512 gives "yes" to the question of row 0, to which all others would lend just that."""
+    rows = [rating("r0", "Is it P?", "no", False)]
+    rows += [rating(f"r{i}", f"Is it {i}?", "yes") for i in range(1, 512)]
+    rows += [rating("r512", "Is it P?", "yes")]
+    made = encode_rows(kto.METHOD, KTO(), rows, template, None, "test", quiet=True)
+    assert made.rows == 513
+    assert [made.examples[i].borrowed for i in (0, 512)] == [0, 0]  # nobody has another answer than these two
+
+
+def test_micro_tokens_are_in_the_key_where_they_change_the_result():
+    given = {"model": "m", "data": "d", "optimizer": {"lr": 1e-6}}
+
+    def form(method, tokens):
+        cfg = parse(TrainConfig, {**given, "method": method, "micro_tokens": tokens}, "test")
+        return plain(cfg, lambda leaf: leaf.value)
+
+    assert form({"name": "kto"}, 64) != form({"name": "kto"}, 128)
+    assert form({"name": "kto", "reference_point": "zero"}, 64) == form(
+        {"name": "kto", "reference_point": "zero"}, 128
+    )
+    assert form({"name": "dpo"}, 64) == form({"name": "dpo"}, 128)
 
 
 def test_labels_come_from_rows_or_an_explicit_threshold(template):

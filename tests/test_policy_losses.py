@@ -309,3 +309,23 @@ def test_grpo_as_published_has_another_optimum(seed):
     found = world(grpo, GRPO(kl=BETA, scale=False), seed)
     assert kl(found, expected) < 0.01
     assert kl(expected, TILTED) > 0.02
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.7, 100.1, 12345.678, -1e9])
+@pytest.mark.parametrize("size", [2, 7, 16])
+def test_what_does_not_vary_has_no_advantage_at_all(reward, size):
+    """The mean of equal numbers is not always that number, and what is left, over next to nothing, counts."""
+    rewards, groups = torch.full((3 * size,), reward).double(), torch.arange(3).repeat_interleave(size)
+    for found in (
+        over_mean(rewards, groups, True),
+        over_mean(rewards, groups, False),
+        over_others(rewards, groups),
+        whitened(rewards.float()),
+    ):
+        assert not found.any()
+
+
+def test_differences_of_large_rewards_are_not_lost():
+    rewards, groups = 1e9 + torch.arange(4.0).double(), torch.zeros(4, dtype=torch.int64)
+    assert over_mean(rewards, groups, False).tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert over_others(rewards, groups).tolist() == pytest.approx([-2, -2 / 3, 2 / 3, 2])

@@ -27,7 +27,11 @@ class Config(BaseModel):
 class Runtime:
     """Marks a field that cannot change the result (devices, logging, budgets of memory): left out of a
     step's key.
+
+    unless: an attribute of the config; where it is true the field does matter, and the key has it.
     """
+
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Input:
     """Marks a field that names an input: `@step`, `@step/file`, a local path, or a hub id.
 
     kind: "data" is a path; "model" a path or a hub id (its revision in a field `revision` beside a `path`, or
-    as `owner/name@revision`); "text" a path, or else the text itself (a template, a rubric). A local path is
-    hashed by content, a hub id by revision.
+    as `owner/name@revision`); "text" a path, or else the text itself (a template, a rubric); "code" a
+    function, as `module:name`. A local path is hashed by content, a hub id by revision, code by its source.
     """
 
     kind: str
@@ -63,8 +67,14 @@ def parse(cls: type[C], data: Mapping[str, Any], where: str) -> C:
 
 
 def mistakes(cls: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
-    """Each mistake of a failed validation of `cls` as (path of the field, message in the user's words)."""
-    return [(tuple(str(part) for part in e["loc"]), _explain(cls, e)) for e in error.errors()]
+    """Each mistake of a failed validation of `cls` as (path of the field, message in the user's words).
+
+    pydantic calls a sequence too short when its items are wrong; that is then no mistake of its own.
+    """
+    found = error.errors()
+    within = {e["loc"][:end] for e in found for end in range(len(e["loc"]))}
+    told = [e for e in found if e["type"] != "too_short" or e["loc"] not in within]
+    return [(tuple(str(part) for part in e["loc"]), _explain(cls, e)) for e in told]
 
 
 def nearest(name: str, valid: list[str]) -> str:

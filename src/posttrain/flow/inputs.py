@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from posttrain.common.config import Config, Input, Runtime
 from posttrain.common.errors import ConfigError
+from posttrain.common.own_code import source_hash
 from posttrain.flow.source import Place
 
 
@@ -113,7 +114,8 @@ def _fields(model: BaseModel, kind: _Kind) -> Iterator[tuple[str, str, _Kind]]:
     revision = getattr(model, "revision", None)
     for name, info in type(model).model_fields.items():
         mark = next((m.kind for m in info.metadata if isinstance(m, Input)), None)
-        runtime = kind.runtime or any(m is Runtime or isinstance(m, Runtime) for m in info.metadata)
+        marks = [m() if m is Runtime else m for m in info.metadata if m is Runtime or isinstance(m, Runtime)]
+        runtime = kind.runtime or any(not (m.unless and getattr(model, m.unless)) for m in marks)
         found = _kind(info.annotation, mark, runtime)
         if name == "path" and isinstance(revision, str):
             found = replace(found, revision=revision)
@@ -177,7 +179,8 @@ def plain(config: Config, input_of: Callable[[Leaf], Any]) -> dict[str, Any]:
     """The config as plain data without its runtime fields, each input as what `input_of` says it is.
 
     Two configs with the same plain form give the same result; a config held where its annotation names a more
-    general class also says its own class, and that class's `version: ClassVar[int]` if it has one.
+    general class also says its own class, and that class's `version: ClassVar[int]` if it has one, or the
+    hash of its source where it has none and is the user's own.
     Raises ConfigError for a value that has no stable form.
     """
     form: dict[str, Any] = _plain(config, _Kind(((type(config), None),)), (), input_of)
@@ -185,10 +188,17 @@ def plain(config: Config, input_of: Callable[[Leaf], Any]) -> dict[str, Any]:
 
 
 def _plug_in(cls: type[BaseModel]) -> dict[str, Any]:
-    """What tells a class from others that could stand in its place: its name, and its `version` if any."""
+    """What tells a class from others that could stand in its place: its name, its `version` if any, and,
+    where it gives itself none and lies in a file of the user's own, its source.
+    """
     version = None if "version" in cls.model_fields else getattr(cls, "version", None)
-    said = {"class_version": version} if isinstance(version, int) else {}
-    return {"class": f"{cls.__module__}:{cls.__qualname__}", **said}
+    said: dict[str, Any] = {"class_version": version} if isinstance(version, int) else {}
+    source = None if "version" in vars(cls) else source_hash(cls)
+    return {
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        **said,
+        **({"class_source": source} if source else {}),
+    }
 
 
 def _plain(value: Any, kind: _Kind, path: Place, input_of: Callable[[Leaf], Any]) -> Any:

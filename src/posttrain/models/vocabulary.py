@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from posttrain.common.errors import ConfigError
 from posttrain.models.default_templates import CHATML_TOKENS, default_name
 from posttrain.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from posttrain.models.load import Model
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,20 @@ def check_vocabulary(hf: PreTrainedModel, tokenizer: Any, source: str) -> None:
         raise ConfigError(
             f"{source}: the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings "
             f"({shown}): it belongs to another model"
+        )
+
+
+def same_vocabulary(policy: Model, other: Model, where: str) -> None:
+    """Raise ConfigError where a model that is to read the policy's tokens numbers its own otherwise.
+
+    where: the field that names the other model.
+    """
+    mine, its = policy.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if mine != its:
+        apart = len(mine.items() ^ its.items())
+        raise ConfigError(
+            f"{where}: {other.source} has {len(its)} tokens and {policy.source} {len(mine)}, {apart} of them "
+            "not the same: a token of one is none of the other's"
         )
 
 

@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 class Rollout:
     """Answers just sampled, all of them scored.
 
-    rewards: [B] float32. groups: [B] int64, which prompt. lengths: [B] int64, tokens of each. logps,
-    reference: [M] log-probs under the policy before any update and under the reference, at the sampling
-    temperature. values: [M], the critic's estimate at the token before each. kl: weight of the KL in force.
+    rewards: [B] float64, for what counts are their differences. groups: [B] int64, which prompt. lengths: [B]
+    int64, tokens of each. logps, reference: [M] log-probs under the policy before any update and under the
+    reference, at the sampling temperature. values: [M], the critic's estimate at the token before each. kl:
+    weight of the KL in force.
     """
 
     rewards: Tensor
@@ -60,7 +61,7 @@ def token_rewards(rollout: Rollout, kl_in_reward: bool) -> Tensor:
     if kl_in_reward and rollout.reference is not None:
         rewards = -rollout.kl * (rollout.logps - rollout.reference)
     last = rollout.lengths.cumsum(0) - 1
-    return rewards.index_add(0, last, rollout.rewards)
+    return rewards.index_add(0, last, rollout.rewards.to(rewards.dtype))
 
 
 def gae(rewards: Tensor, values: Tensor, lengths: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -89,6 +90,7 @@ def whitened(x: Tensor) -> Tensor:
     """(x - mean) / std over all of x; where x does not vary, 0."""
     if len(x) < 2:
         return torch.zeros_like(x)
+    x = x - x[0]  # what is alike becomes exactly 0, not the rounding error of a mean
     return (x - x.mean()) / (x.std() + 1e-8)
 
 
@@ -97,8 +99,9 @@ def over_others(rewards: Tensor, groups: Tensor) -> Tensor:
 
     Every group has at least two members.
     """
+    rewards = _from_first(rewards, groups)
     total, count = _sums(rewards, groups)
-    return rewards - (total - rewards) / (count - 1)
+    return (rewards - (total - rewards) / (count - 1)).float()
 
 
 def over_mean(rewards: Tensor, groups: Tensor, divide_by_std: bool) -> Tensor:
@@ -107,12 +110,22 @@ def over_mean(rewards: Tensor, groups: Tensor, divide_by_std: bool) -> Tensor:
     GRPO (arXiv 2402.03300), section 4.1.2; without the deviation, Dr. GRPO (arXiv 2503.20783), section 3.2.
     A group that does not vary has advantage 0.
     """
+    rewards = _from_first(rewards, groups)
     total, count = _sums(rewards, groups)
     centred = rewards - total / count
     if not divide_by_std:
-        return centred
+        return centred.float()
     squares, _ = _sums(centred**2, groups)
-    return centred / ((squares / (count - 1)).sqrt() + 1e-4)
+    return (centred / ((squares / (count - 1)).sqrt() + 1e-4)).float()
+
+
+def _from_first(x: Tensor, groups: Tensor) -> Tensor:
+    """Each less the first of its group: where a group does not vary, exactly 0, and not the rounding error of
+    a mean, which a division by next to no deviation would blow up. [B].
+    """
+    first = torch.full((int(groups.max()) + 1 if len(groups) else 0,), len(x), dtype=torch.int64)
+    first = first.scatter_reduce(0, groups, torch.arange(len(x)), "amin")
+    return x - x[first[groups]]
 
 
 def _sums(x: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from posttrain.models.heads import heads_for, new_head
 from posttrain.models.load import Model, load_model
 from posttrain.models.lora import add_adapter, is_lora
 from posttrain.models.spec import ModelSpec
+from posttrain.models.vocabulary import same_vocabulary
 
 if TYPE_CHECKING:
     from posttrain.training.methods.ppo import PPO
@@ -37,11 +38,7 @@ def add_critic(model: Model, cfg: PPO, seed: int, device: str) -> None:
         return
     assert isinstance(cfg.critic, ModelSpec)
     critic = load_model(cfg.critic, dtype=torch.float32, device=device, seed=seed, train=True)
-    if len(critic.tokenizer) != len(model.tokenizer):
-        raise ConfigError(
-            f"method.critic: {critic.source} has {len(critic.tokenizer)} tokens and the policy "
-            f"{len(model.tokenizer)}: a critic reads the policy's own tokens"
-        )
+    same_vocabulary(model, critic, "method.critic")
     if critic.value_head is None:
         critic.value_head = _zero_head(critic, seed, device)
         if critic.reward_head is not None:

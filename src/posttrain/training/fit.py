@@ -149,7 +149,7 @@ def fit(
             _check_finite(norm, "gradient norm", state, data, chosen, out)
             state.step += 1
             state.seconds += time.monotonic() - started
-            values = {**work.metrics, **totals.means()}
+            values = {**totals.means(), **work.metrics}  # what the source measured goes before
             _check_divergence(values["loss"], loop, state, data, chosen, out)
             last = state.step == loop.steps
             if state.step % loop.log_every == 0 or last:
@@ -169,6 +169,8 @@ def fit(
         if heldout is not None and state.heldout[-1]["step"] != state.step:
             _evaluate(model, method, cfg, optimizer, heldout, loop, state, metrics)
             _should_stop(state, loop, optimizer)
+    if not optimizer.finite():
+        raise TrainingError(f"weights are not finite after step {state.step}. Try a lower optimizer.lr")
     optimizer.finish(state.best_weights)
     return state
 

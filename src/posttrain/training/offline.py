@@ -25,9 +25,12 @@ ENCODE_AT_ONCE = 512
 
 @dataclass
 class Encoded:
-    """Examples ready for training, and the rows that could not be used with the reason."""
+    """Examples ready for training, how many rows they are, and the rows that could not be used with the
+    reason.
+    """
 
     examples: list[Example] = field(default_factory=list)
+    rows: int = 0
     rejected: list[tuple[Row, RowError]] = field(default_factory=list)
 
 
@@ -46,8 +49,10 @@ def encode_rows(
     done = Encoded()
     shown = contextlib.nullcontext() if quiet else progress(f"{label}: tokenise", len(rows), "rows")
     with shown as bar:
-        for at in range(0, len(rows), ENCODE_AT_ONCE):
-            part = rows[at : at + ENCODE_AT_ONCE]
+        size = max(len(rows), 1) if method.at_once else ENCODE_AT_ONCE
+        for at in range(0, len(rows), size):
+            part = rows[at : at + size]
+            before = len(done.rejected)
             for row, made in zip(part, _encoded(method, cfg, part, template), strict=True):
                 made = _without_long_loans(made, max_length)
                 if isinstance(made, RowError):
@@ -64,6 +69,7 @@ def encode_rows(
                     done.rejected.append((row, RowError("", reason)))
                 else:
                     done.examples.append(made)
+            done.rows += len(part) - (len(done.rejected) - before)
             if bar is not None:
                 bar.advance(len(part))
     return done

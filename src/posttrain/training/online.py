@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ import numpy as np
 from posttrain.common.errors import TrainingError
 from posttrain.engines.local import LocalEngine
 from posttrain.feedback.judge import Judge
+from posttrain.feedback.label_cost import cost_of
 from posttrain.models.forest import Branch
 from posttrain.records import row_id
 from posttrain.training.methods.base import REFERENCE, Example, Method
 from posttrain.training.monitor import Golds, Monitor
-from posttrain.training.offline import Plan, encode_rows
+from posttrain.training.offline import encode_rows
 from posttrain.training.rollout import Answers, Asked, Group, answer, means
 from posttrain.training.rollout_data import drawn_metrics, policy_data, reference_stream, rows_of
 from posttrain.training.rollout_view import RolloutView
@@ -34,8 +36,9 @@ EMPTY = 10  # rollouts in a row that may give too little to learn from before th
 
 @dataclass
 class Progress:
-    """All that changes from rollout to rollout. kl: weight of the KL in force. asked: rollouts of prompts
-    used up (more than `number` where some gave too little). counts: over all rollouts.
+    """All that changes from rollout to rollout. number: rollouts learned from before this one. kl: weight of
+    the KL in force. asked: rollouts of prompts used up (more than `number` where some gave too little).
+    counts: over all rollouts.
     """
 
     number: int = 0
@@ -50,7 +53,8 @@ class Progress:
 class Online:
     """A `Source` of optimizer steps; `updates` of them learn from each rollout.
 
-    reference: the frozen model of the KL, None where there is none. beside: rows learned beside the answers.
+    reference: the frozen model of the KL, None where there is none. repeated: prompts left out because they
+    stand among the others. beside: rows learned beside the answers.
     monitor: looks whether the reward is still worth having.
     """
 
@@ -63,6 +67,7 @@ class Online:
         judge: Judge,
         prompts: Sequence[Asked],
         longest: int | None,
+        repeated: int,
         out: Path,
         label: str,
         beside: tuple[Part, Offline] | None = None,
@@ -76,10 +81,9 @@ class Online:
         self.per_rollout = min(cfg.online.rollout_prompts or cfg.batch_size, len(prompts))
         self.parts = -(-self.per_rollout // cfg.batch_size)  # minibatches of one pass
         self.updates = self.parts * cfg.online.passes
-        self.plan = Plan((1,) * len(prompts), cfg.seed, self.per_rollout)
         self.samples, self.checks = RolloutLog(out / "samples.jsonl"), RolloutLog(out / "monitor.jsonl")
         self.view = RolloutView()
-        self.now = Progress(kl=getattr(cfg.method, "kl", 0.0), counts=Counter())
+        self.now = Progress(kl=getattr(cfg.method, "kl", 0.0), counts=Counter(repeated_prompts=repeated))
         self.ended = ""  # why there was nothing left to learn
 
     def note(self, values: Mapping[str, float]) -> str:
@@ -89,7 +93,19 @@ class Online:
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps in so many passes over the prompts."""
-        return self.plan.steps(epochs) * self.updates
+        return max(1, math.ceil(round(epochs * len(self.prompts) / self.per_rollout, 6))) * self.updates
+
+    def _prompts(self, rollout: int) -> list[Asked]:
+        """Those of one rollout: passes over all, each shuffled anew, laid end to end, so that every rollout
+        has as many.
+        """
+        count = len(self.prompts)
+        places = range(rollout * self.per_rollout, (rollout + 1) * self.per_rollout)
+        orders = {
+            turn: np.random.default_rng((self.cfg.seed, turn)).permutation(count)
+            for turn in {place // count for place in places}
+        }
+        return [self.prompts[orders[place // count][place % count]] for place in places]
 
     def batches(self, start: int, stop: int) -> Iterator[Work]:
         """See `Source`."""
@@ -120,14 +136,14 @@ class Online:
         """
         now = self.now
         for _ in range(EMPTY):
-            (chosen,) = self.plan.batches(now.asked, now.asked + 1)
-            answers = self._answer([self.prompts[i] for i in chosen], now.asked)
+            answers = self._answer(self._prompts(now.asked), now.asked)
             now.asked += 1
             counts: Counter[str] = Counter(rollouts=1, **answers.counts)
             data, metrics = self._learnable(answers, number, counts)
             assert now.counts is not None
             now.counts.update(counts)
             enough = data is not None and len(data.examples) >= self.parts
+            now.counts["too_few"] += not enough
             seen, golds = self._watch(answers.groups, number, metrics) if enough else ({}, None)
             self.samples.write(now.asked - 1, kept_answers(answers.groups, self.online.keep_samples, golds))
             if self.ended:
@@ -135,7 +151,8 @@ class Online:
             self.view.show(answers.groups)
             if enough:
                 now.number, now.data = number, data
-                now.metrics = {"rollout": float(number + 1), **means(answers), **metrics, **seen}
+                now.metrics = {"rollout": float(now.asked), **means(answers), **metrics, **seen}
+                self._adapt(number, metrics, sum(len(group.answers) for group in answers.groups))
                 return True
         reason = (
             f"{EMPTY} rollouts in a row gave too little to learn from: {dict(now.counts or {})}. Answers "
@@ -170,6 +187,7 @@ class Online:
             asked,
             self.online.sampling(seed),
             self.online.truncated,
+            self.online.end_penalty,
             f"{self.label}: rollout {number + 1}",
         )
 
@@ -183,6 +201,8 @@ class Online:
         counts["lone"] += sum(0 < len(group.answers) < least for group in answers.groups)
         if not groups:
             return None, {}
+        alike = sum(len({answer.reward for answer in group.answers}) == 1 for group in groups)
+        counts["alike"] += alike if least > 1 else 0
         data, metrics = policy_data(
             self.method,
             self.cfg.method,  # type: ignore[arg-type]  # a method with advantages has a PolicyConfig
@@ -191,17 +211,22 @@ class Online:
             self.reference,
             temperature=self.online.temperature,
             kl=self.now.kl,
-            learns=number >= getattr(self.cfg.method, "critic_warmup", 0),
+            learns=self._learns(number),
             several=self.updates > 1,
             budget=self.cfg.micro_tokens,
         )
-        self._adapt(metrics, sum(len(group.answers) for group in groups))
         return data, metrics
 
-    def _adapt(self, metrics: dict[str, float], answers: int) -> None:
-        """The weight of the KL after this rollout: Ziegler et al. (arXiv 1909.08593), section 2.2."""
+    def _learns(self, number: int) -> bool:
+        """Whether the policy learns from this rollout, or its critic alone."""
+        return number >= getattr(self.cfg.method, "critic_warmup", 0)
+
+    def _adapt(self, number: int, metrics: dict[str, float], answers: int) -> None:
+        """The weight of the KL after this rollout: Ziegler et al. (arXiv 1909.08593), section 2.2. While the
+        policy stands still its KL says nothing of the weight.
+        """
         target = getattr(self.cfg.method, "kl_target", None)
-        if target is not None and "kl" in metrics:
+        if target is not None and "kl" in metrics and self._learns(number):
             error = min(max(metrics["kl"] / target - 1, -0.2), 0.2)
             self.now.kl *= 1 + error * answers / self.cfg.method.kl_horizon  # type: ignore[attr-defined]
 
@@ -216,19 +241,29 @@ class Online:
         counts["rejected"] += len(made.rejected)
         if not made.examples:
             return None, {}
-        streams = {}
+        streams, heat = {}, self.online.temperature
         if self.reference is not None:
-            streams[REFERENCE] = reference_stream(self.reference, made, self.cfg.micro_tokens)
-        drawn = drawn_metrics(groups, self.reference, self.online.temperature, self.cfg.micro_tokens)
-        return Data(made.examples, streams), {"rows": float(len(made.examples)), **drawn}
+            streams[REFERENCE] = reference_stream(self.reference, made, self.cfg.micro_tokens, heat)
+        drawn = drawn_metrics(groups, self.reference, heat, self.cfg.micro_tokens)
+        return Data(made.examples, streams, temperature=heat), {"rows": float(len(made.examples)), **drawn}
 
     def summary(self) -> dict[str, Any]:
         """For the manifest: what was sampled, and what could not be learned from."""
         counts = self.now.counts or Counter()
         early = {"ended_early": self.ended} if self.ended else {}
-        seen = {"monitor": self.monitor.summary()} if self.monitor else {}
+        seen: dict[str, Any] = cost_of(self.judge, counts["answers"])
+        if self.monitor:
+            seen["monitor"] = self.monitor.summary() | cost_of(self.monitor.judge, counts["answers"])
         known = {k: counts[k] for k in sorted(counts)}
         return {"online": {"rollouts": counts["rollouts"], **known, **seen, **early}}
+
+    def _conditions(self) -> dict[str, Any]:
+        """What a run must go on with to give the same bits, beside its key and the loop's own."""
+        found = {"online.batch_tokens": self.online.batch_tokens}
+        found |= _computed_with(self.online.judge.model_dump(mode="json"), "online.judge")
+        if self.online.monitor is not None:
+            found |= _computed_with(self.online.monitor.judge.model_dump(mode="json"), "online.monitor.judge")
+        return found
 
     def state(self) -> dict[str, Any]:
         """See `Source`; plain data alone."""
@@ -238,15 +273,36 @@ class Online:
             "counts": dict(now.counts or {}),
             "data": None if now.data is None else _plain(now.data),
             "monitor": None if self.monitor is None else self.monitor.state(),
+            "conditions": self._conditions(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """See `Source`."""
-        own = {name: value for name, value in state.items() if name != "monitor"}
+        before, conditions = state["conditions"], self._conditions()
+        if before != conditions:
+            raise TrainingError(
+                f"{self.label}: the interrupted run sampled and judged with {before}, this one would with "
+                f"{conditions}: the result would be neither's. Go on as it was begun, or delete the state "
+                "folder of this step to begin again"
+            )
+        own = {name: value for name, value in state.items() if name not in ("monitor", "conditions")}
         data = None if state["data"] is None else _from_plain(state["data"])
         self.now = Progress(**{**own, "data": data, "counts": Counter(state["counts"])})
         if self.monitor is not None:
             self.monitor.load(state["monitor"])
+
+
+def _computed_with(settings: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """What a judge computes with that is not in the step's key and yet decides its scores' last bits."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if name in ("micro_tokens", "device"):
+                yield f"{place}.{name}", value
+            else:
+                yield from _computed_with(value, f"{place}.{name}")
+    elif isinstance(settings, list | tuple):
+        for number, value in enumerate(settings):
+            yield from _computed_with(value, f"{place}.{number}")
 
 
 def _plain(data: Data) -> dict[str, Any]:

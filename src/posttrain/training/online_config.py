@@ -62,8 +62,10 @@ class OnlineConfig(Config):
     default `batch_size`, so that every update learns from the policy's own answers. passes: over the answers
     of a rollout. max_new_tokens, temperature: of the sampling; log-probs of training are taken at the same
     temperature, so there are no filters such as top_p, under which what is drawn and what is learned differ.
-    truncated: reward of an answer that was cut off before a stop token; "judge" puts it to the judge as it
-    is; None: it is left out of the loss and counted, as is every answer to which the judge gave no score.
+    stop: strings that end an answer, beside the model's stop tokens; the judge sees the text before one.
+    truncated: reward of an answer that was cut off before it stopped; "judge" puts it to the judge as if it
+    had ended there, and takes `end_penalty` off its score; None: it is left out of the loss and counted, as
+    is every answer to which the judge gave no score.
     pairs, min_gap: for objectives that learn from comparisons, which pairs of a prompt's answers to make
     (as in `judge`). good_above: for objectives that learn from labels, the score from which on an answer is
     good; None is the mean of its prompt's answers.
@@ -79,7 +81,9 @@ class OnlineConfig(Config):
     passes: int = Field(1, ge=1)
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(1.0, gt=0)
+    stop: tuple[str, ...] = ()
     truncated: float | Literal["judge"] | None = None
+    end_penalty: float = Field(0.0, ge=0)
     pairs: Pairs = "best_worst"
     min_gap: float = Field(0.0, ge=0)
     good_above: float | None = None
@@ -92,10 +96,26 @@ class OnlineConfig(Config):
     def _enough(self) -> OnlineConfig:
         if self.n == 1 and {"pairs", "min_gap"} & self.model_fields_set:
             raise ValueError("pairs need n of 2 or more answers a prompt")
+        if self.end_penalty and self.truncated != "judge":
+            raise ValueError(
+                "end_penalty is taken off the judge's score of a cut-off answer: it needs `truncated: judge`"
+            )
+        self.sampling(0)  # refuses what cannot be sampled with
         return self
+
+    @field_validator("truncated", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"a reward, judge or null, not {str(value).lower()}")
+        return value
 
     def sampling(self, seed: int) -> SamplingParams:
         """How a rollout with this seed is drawn."""
         return SamplingParams(
-            n=self.n, max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed
+            n=self.n,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            stop=self.stop,
+            seed=seed,
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.feedback.judge import Judge
-from posttrain.feedback.judge_use import JudgeUse
+from posttrain.feedback.judge_use import JudgeUse, account_of
 from posttrain.formats import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.models.load import load_model
 from posttrain.models.precision import pick_dtype
+from posttrain.models.vocabulary import same_vocabulary
 from posttrain.records import Prompt
 from posttrain.training.critic import frozen_copy
 from posttrain.training.methods import method_named
@@ -22,7 +24,7 @@ from posttrain.training.offline import Encoded, Plan, encode_rows, grow
 from posttrain.training.online import Online
 from posttrain.training.rollout import Asked
 from posttrain.training.rollout_data import reference_stream
-from posttrain.training.rows import longest_row
+from posttrain.training.rows import longest_row, put_aside
 from posttrain.training.source import Data, Offline, Part
 
 if TYPE_CHECKING:
@@ -32,53 +34,65 @@ if TYPE_CHECKING:
     from posttrain.training.train import TrainConfig
 
 
-def read_online(
-    cfg: TrainConfig, model: Model, rejects: Rejects, label: str
-) -> tuple[list[Asked], tuple[Part, Offline] | None]:
-    """The prompts, each once, and the rows to learn beside. Prompts without room for an answer are rejected.
+@dataclass(frozen=True)
+class Found:
+    """prompts: each once. repeated: how many stood among the others. beside: rows to learn beside."""
+
+    prompts: list[Asked]
+    repeated: int
+    beside: tuple[Part, Offline] | None
+
+
+def read_online(cfg: TrainConfig, model: Model, rejects: Rejects, label: str) -> Found:
+    """What an online run learns from. Prompts without room for an answer are rejected: one token of the
+    model's context, or, where `max_length` is set, a whole answer.
 
     Raises DataError where none is left.
     """
-    assert cfg.online is not None
-    paths = cfg.online.prompts if isinstance(cfg.online.prompts, list) else [cfg.online.prompts]
+    online = cfg.online
+    assert online is not None
+    before = rejects.kept
+    paths = online.prompts if isinstance(online.prompts, list) else [online.prompts]
     rows = [row for path in paths for row in read_records(path, Prompt, rejects=rejects)]
     distinct = list({row.model_dump_json(): row for row in rows}.values())
     longest = longest_row(cfg, model)
+    room = 1 if cfg.max_length is None else online.max_new_tokens
     asked = []
-    for line, (prompt, ids) in enumerate(
-        zip(distinct, model.template.prompts([row.messages for row in distinct]), strict=True), 1
-    ):
-        if longest is not None and len(ids) >= longest:
-            reason = f"no room for an answer: {len(ids)} tokens of {longest}"
-            rejects.add(paths[0], line, RowError("messages", reason), prompt.model_dump(mode="json"))
+    for prompt, ids in zip(distinct, model.template.prompts([row.messages for row in distinct]), strict=True):
+        if longest is not None and len(ids) + room > longest:
+            reason = f"no room for an answer: {len(ids)} tokens of {longest}, and it wants {room}"
+            put_aside(rejects, prompt, RowError("messages", reason))
         else:
             asked.append(Asked(prompt, tuple(ids)))
-    rejects.kept += len(asked)
+    beside, learned = _beside(cfg, model, rejects, longest, label)
+    rejects.kept = before + len(asked) + learned
     rejects.tell(label)
     rejects.check(cfg.max_rejected)
     if not asked:
         raise DataError(f"{', '.join(paths)}: no prompt to answer")
-    return asked, _beside(cfg, model, rejects, longest, label)
+    return Found(asked, len(rows) - len(distinct), beside)
 
 
 def _beside(
     cfg: TrainConfig, model: Model, rejects: Rejects, longest: int | None, label: str
-) -> tuple[Part, Offline] | None:
+) -> tuple[tuple[Part, Offline] | None, int]:
+    """Rows to learn beside the answers, and how many can be."""
     assert cfg.online is not None
     mix = cfg.online.mix
     if mix is None:
-        return None
+        return None, 0
     method = method_named(mix.method.name)
     paths = mix.data if isinstance(mix.data, list) else [mix.data]
     rows = [row for path in paths for row in read_records(path, method.kinds[0], rejects=rejects)]
     done = encode_rows(method, mix.method, rows, model.template, longest, f"{label}: mix")
     for row, error in done.rejected:
-        rejects.add(f"row {row.provenance.id}", 0, error, row.model_dump(mode="json"))
+        put_aside(rejects, row, error)
     if not done.examples:
         raise DataError(f"online.mix: no row of {', '.join(paths)} can be learned from")
     sizes = tuple(tree.size for tree in grow(done.examples))
     data = Data(done.examples)
-    return Part(method, mix.method, data, mix.weight), Offline(Plan(sizes, cfg.seed, mix.rows), data)
+    part = Part(method, mix.method, data, mix.weight)
+    return (part, Offline(Plan(sizes, cfg.seed, mix.rows), data)), done.rows
 
 
 def open_online(
@@ -86,7 +100,7 @@ def open_online(
     method: Method,
     model: Model,
     heldout: Encoded,
-    found: tuple[list[Asked], tuple[Part, Offline] | None],
+    found: Found,
     device: str,
     ctx: StepContext,
 ) -> tuple[Online, dict[str, list[torch.Tensor]]]:
@@ -95,26 +109,27 @@ def open_online(
     Raises ConfigError for a judge that cannot score.
     """
     assert cfg.online is not None
-    judge = _scores(cfg.online.judge, "online.judge")
+    judge = _scores(cfg.online.judge, "online.judge", ctx)
     monitor = None
     if cfg.online.monitor is not None:
-        gold = _scores(cfg.online.monitor.judge, "online.monitor.judge")
+        gold = _scores(cfg.online.monitor.judge, "online.monitor.judge", ctx)
         monitor = Monitor(cfg.online.monitor, gold, ctx.label)
     reference = _reference(cfg, method, model, device)
-    asked, beside = found
-    longest = longest_row(cfg, model)
-    source = Online(cfg, method, model, reference, judge, asked, longest, ctx.out, ctx.label, beside, monitor)
+    source = Online(
+        cfg, method, model, reference, judge, found.prompts, longest_row(cfg, model), found.repeated,
+        ctx.out, ctx.label, found.beside, monitor,
+    )  # fmt: skip
     if monitor is not None and source.per_rollout < 2:
         raise ConfigError("online.monitor: a rollout of one prompt has no interval; answer two or more")
     streams = {}
     if heldout.examples and reference is not None:
-        streams[REFERENCE] = reference_stream(reference, heldout, cfg.micro_tokens)
+        streams[REFERENCE] = reference_stream(reference, heldout, cfg.micro_tokens, cfg.online.temperature)
     gc.collect()
     return source, streams
 
 
-def _scores(use: JudgeUse, where: str) -> Judge:
-    judge = use.open()
+def _scores(use: JudgeUse, where: str, ctx: StepContext) -> Judge:
+    judge = use.open(account_of(ctx))
     if not isinstance(judge, Judge):
         raise ConfigError(f"{where}: '{use.name}' compares and does not score")
     return judge
@@ -125,4 +140,6 @@ def _reference(cfg: TrainConfig, method: Method, model: Model, device: str) -> M
         return None
     if cfg.reference is None:
         return frozen_copy(model)
-    return load_model(cfg.reference, dtype=pick_dtype(cfg.precision, device), device=device)
+    reference = load_model(cfg.reference, dtype=pick_dtype(cfg.precision, device), device=device)
+    same_vocabulary(model, reference, "reference")
+    return reference

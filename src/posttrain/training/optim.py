@@ -101,6 +101,10 @@ class Optimizer:
             torch._foreach_lerp_(self.ema, [m.detach() for m in self.masters], 1 - self.cfg.ema)
         return norm
 
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(torch.isfinite(m).all()) for m in self.masters)
+
     @torch.no_grad()
     def _publish(self, values: list[Tensor]) -> None:
         """Round masters into the weights the model computes with."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import Engine, SamplingParams
 from posttrain.engines.token_writer import as_response
 from posttrain.feedback.judge import Judge, Verdict
+from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ def answer(
     asked: Sequence[Asked],
     params: SamplingParams,
     truncated: float | Literal["judge"] | None,
+    end_penalty: float,
     label: str,
 ) -> Answers:
-    """Sample and score. truncated: reward of an answer that was cut off, or to ask the judge; None leaves
-    such answers out.
+    """Sample and score. truncated: reward of an answer that was cut off, or to ask the judge, whose score
+    then loses `end_penalty`; None leaves such answers out.
     """
     began = time.monotonic()
     sampled = engine.generate([one.ids for one in asked], params, label)
@@ -80,23 +81,28 @@ def answer(
         for j, response in enumerate(row)
         if response.finish == "stop" or truncated == "judge"
     ]
-    verdicts = judge.score([(asked[i].prompt, responses[i][j]) for i, j in judged])
-    if len(verdicts) != len(judged):
-        raise ConfigError(f"the judge gave {len(verdicts)} answers to {len(judged)} questions: mend it")
+    items = [(asked[i].prompt, _ended(responses[i][j])) for i, j in judged]
+    verdicts = verdicts_of(judge, items, f"the judge of the rollouts ({type(judge).__name__})")
     by_place = dict(zip(judged, verdicts, strict=True))
     counts: Counter[str] = Counter()
     groups = []
     for i, row in enumerate(responses):
-        kept = [_scored(r, by_place.get((i, j)), truncated, counts) for j, r in enumerate(row)]
+        kept = [_scored(r, by_place.get((i, j)), truncated, end_penalty, counts) for j, r in enumerate(row)]
         groups.append(Group(asked[i], tuple(answer for answer in kept if answer is not None)))
     seconds = {"sampling": between - began, "judging": time.monotonic() - between}
     return Answers(groups, counts, seconds)
+
+
+def _ended(response: Response) -> Response:
+    """As a judge is to see it: judges give no score to an answer that says it was cut off."""
+    return response if response.finish == "stop" else response.model_copy(update={"finish": None})
 
 
 def _scored(
     response: Response,
     verdict: Verdict | None,
     truncated: float | Literal["judge"] | None,
+    end_penalty: float,
     counts: Counter[str],
 ) -> Scored | None:
     counts["answers"] += 1
@@ -108,7 +114,10 @@ def _scored(
         counts[NO_ANSWER] += 1
         counts[f"why: {verdict.reason or 'not a finite number'}"] += 1
         return None
-    return Scored(response, verdict.score, {k: v for k, v in verdict.parts.items() if v is not None})
+    penalty = 0.0 if response.finish == "stop" else end_penalty
+    return Scored(
+        response, verdict.score - penalty, {k: v for k, v in verdict.parts.items() if v is not None}
+    )
 
 
 def means(answers: Answers) -> dict[str, float]:
@@ -131,7 +140,8 @@ def means(answers: Answers) -> dict[str, float]:
         found |= _correlation(rewards, lengths)
     for part in sorted({name for answer in scored for name in answer.parts}):
         values = [answer.parts[part] for answer in scored if part in answer.parts]
-        found[f"reward_{part}"] = sum(values) / len(values)
+        name = f"reward_{part}"
+        found["reward_part_std" if name == "reward_std" else name] = sum(values) / len(values)
     return found | {f"{name}_seconds": round(s, 3) for name, s in answers.seconds.items()}
 
 

@@ -70,7 +70,7 @@ def policy_data(
         told = along_tokens(reference, examples, frozenset({LOGPS}), **how)
         known[REFERENCE] = torch.cat([each[LOGPS] for each in told])
     rollout = Rollout(
-        rewards=torch.tensor([answer.reward for answer in answers]),
+        rewards=torch.tensor([answer.reward for answer in answers], dtype=torch.float64),
         groups=torch.repeat_interleave(
             torch.arange(len(groups)), torch.tensor([len(group.answers) for group in groups])
         ),
@@ -108,7 +108,7 @@ def _policy_metrics(rollout: Rollout, sampler: Tensor, along: dict[str, Tensor])
     returns by the critic.
     """
     found = {"entropy": -sampler.mean().item(), "kl_weight": rollout.kl}
-    if rollout.logps is not sampler:
+    if rollout.logps is not sampler:  # else the loss knows the mismatch, token by token
         apart = rollout.logps - sampler
         found |= {
             "sampler_mismatch": apart.abs().mean().item(),
@@ -223,8 +223,11 @@ def _provenance(group: Group, seed: int, judge: str, number: int) -> Provenance:
     )
 
 
-def reference_stream(reference: Model, encoded: Encoded, budget: int) -> list[torch.Tensor]:
+def reference_stream(
+    reference: Model, encoded: Encoded, budget: int, temperature: float
+) -> list[torch.Tensor]:
     """Log-probs under the reference of each example's wanted tokens, [N_i] each."""
     trees = [tree_of(example.branches) for example in encoded.examples]
-    found = {i: out.logps for i, _, out in score_trees(reference, trees, frozenset({LOGPS}), budget=budget)}
+    scored = score_trees(reference, trees, frozenset({LOGPS}), budget=budget, temperature=temperature)
+    found = {i: out.logps for i, _, out in scored}
     return [found[i] for i in range(len(trees))]  # type: ignore[misc]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.common.errors import DataError, TrainingError
 from posttrain.formats import read_records
-from posttrain.formats.rejects import Rejects
+from posttrain.formats.rejects import Rejects, RowError
 from posttrain.models.checks import check_template
 from posttrain.records import Row, prompt_key
 from posttrain.training.methods.base import Method
@@ -108,11 +108,9 @@ def encode_sides(
     rejects.kept = 0
     for side in (rows, heldout_rows):
         done = encode_rows(method, cfg.method, side, model.template, longest, label)
-        rejects.kept += len(side) - len(done.rejected)
+        rejects.kept += done.rows
         for row, error in done.rejected:
-            file, _, line = row.provenance.source.rpartition(":")
-            at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
-            rejects.add(*at, error, row.model_dump(mode="json"))
+            put_aside(rejects, row, error)
         sides.append(done)
     rejects.tell(label)
     rejects.check(cfg.max_rejected)
@@ -121,6 +119,13 @@ def encode_sides(
     if cfg.heldout is not None and not sides[1].examples:
         raise DataError(f"heldout: {cfg.heldout} has no row that could be measured")
     return sides[0], sides[1]
+
+
+def put_aside(rejects: Rejects, row: Row, error: RowError) -> None:
+    """Reject a row that has been read, at the place it came from where it knows."""
+    file, _, line = row.provenance.source.rpartition(":")
+    at = (file, int(line)) if line.isdigit() else (f"row {row.provenance.id}", 0)
+    rejects.add(*at, error, row.model_dump(mode="json"))
 
 
 def longest_row(cfg: TrainConfig, model: Model) -> int | None:

@@ -18,6 +18,7 @@ from posttrain.formats.rejects import Rejects
 from posttrain.models.forward import causal_lm
 from posttrain.models.load import Model, load_model
 from posttrain.models.precision import pick_device, pick_dtype
+from posttrain.models.vocabulary import same_vocabulary
 from posttrain.training.critic import add_critic, critic_parameters
 from posttrain.training.fit import Loop, State, fit, seed_everything
 from posttrain.training.held import held_models
@@ -61,6 +62,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         asked = read_online(cfg, model, rejects, ctx.label) if cfg.online else None
     optimizer = _optimizer(cfg, method, model, dtype, device)
     references: dict[str, int] = {}
+    temperature = cfg.online.temperature if cfg.online else 1.0
     source: Offline | Online
     if asked is not None:
         source, streams = open_online(cfg, method, model, heldout, asked, device, ctx)
@@ -75,7 +77,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
         cfg.method,
         optimizer,
         source,
-        Data(heldout.examples, streams) if heldout.examples else None,
+        Data(heldout.examples, streams, temperature=temperature) if heldout.examples else None,
         _loop(cfg, cfg.steps or source.steps(cfg.epochs), device),
         out=ctx.out,
         state_folder=ctx.state,
@@ -84,7 +86,7 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     )
     model.standards = standards_of(model, method, train.examples, cfg.micro_tokens, ctx.label)
     model.save(ctx.out / "model", None if cfg.save_dtype == "auto" else getattr(torch, cfg.save_dtype))
-    summary = _summary(cfg, model, state, rejects, references, time.monotonic() - started)
+    summary = _summary(cfg, model, state, rejects, heldout.rows, references, time.monotonic() - started)
     return {**summary, **source.summary(), "models": held_models(model, source)}
 
 
@@ -138,6 +140,7 @@ def _references(
     reference = model
     if cfg.reference is not None:
         reference = load_model(cfg.reference, dtype=pick_dtype(cfg.precision, device), device=device)
+        same_vocabulary(model, reference, "reference")
     done = [
         reference_logps(reference, side.examples, folder, budget=cfg.micro_tokens, label=ctx.label)
         for side in sides
@@ -168,6 +171,7 @@ def _summary(
     model: Model,
     state: State,
     rejects: Rejects,
+    heldout: int,
     references: dict[str, int],
     seconds: float,
 ) -> dict[str, Any]:
@@ -175,7 +179,12 @@ def _summary(
     summary: dict[str, Any] = {
         "method": cfg.method.name,
         "steps": state.step,
-        "rows": {"kept": rejects.kept, "rejected": rejects.rejected, "reasons": dict(rejects.reasons)},
+        "rows": {
+            "kept": rejects.kept - heldout,
+            "heldout": heldout,
+            "rejected": rejects.rejected,
+            "reasons": dict(rejects.reasons),
+        },
         "parameters": sum(p.numel() for p in model.hf.parameters()),
         "trained_parameters": sum(p.numel() for _, p in model.named_parameters()),
         "tokens": state.tokens,

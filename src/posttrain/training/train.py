@@ -37,7 +37,8 @@ class TrainConfig(Config):
     evaluate_every: steps between held-out evaluations, 0 for only before and after. early_stopping:
     evaluations without improvement before training stops and the best weights are kept.
     diverge: stop when the mean loss over 20 steps is this many times that of the first 20; 0 never.
-    micro_tokens: tokens of one forward (memory, not result). checkpoint_seconds: between saved states.
+    micro_tokens: tokens of one forward (memory, not result, but for KTO's reference point).
+    checkpoint_seconds: between saved states.
     """
 
     model: SpecField
@@ -59,11 +60,16 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Precision = "auto"
     save_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    micro_tokens: Annotated[int, Runtime(), Field(gt=0)] = 2048
+    micro_tokens: Annotated[int, Runtime(unless="by_micro_batch"), Field(gt=0)] = 2048
     checkpoint_seconds: Annotated[float, Runtime(), Field(gt=0)] = 120.0
     log_every: Annotated[int, Runtime(), Field(gt=0)] = 1
     log: Annotated[tuple[Tracker, ...], Runtime()] = ()
     device: Annotated[str, Runtime()] = "auto"
+
+    @property
+    def by_micro_batch(self) -> bool:
+        """Whether `micro_tokens` changes the result."""
+        return bool(getattr(self.method, "by_micro_batch", False))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -105,6 +111,12 @@ class TrainConfig(Config):
         judged = method.kinds[0] in (Comparison, Rating) and not self.method.aspects()
         if method.advantages is None and not judged:
             raise ValueError(f"{self.method.name} does not learn from judged answers; give 'data'")
+        prompts = self.online.rollout_prompts
+        if prompts is not None and prompts < self.batch_size:
+            raise ValueError(
+                f"online.rollout_prompts: {prompts} prompts are fewer than one update learns from "
+                f"(batch_size: {self.batch_size})"
+            )
         idle = self._idle(method)
         if idle:
             raise ValueError(f"{idle}: {self.method.name} on sampled answers does not read it; leave it out")
@@ -117,9 +129,20 @@ class TrainConfig(Config):
         least = getattr(self.method, "least_samples", 1 if method.kinds[0] is Rating else 2)
         if method.advantages is None and method.kinds[0] is Rating and self.online.good_above is None:
             least = 2
+        self._check_horizon()
         if self.online.n < least:
             raise ValueError(
                 f"online.n: {self.method.name} compares the answers to a prompt, so it needs {least} or more"
+            )
+
+    def _check_horizon(self) -> None:
+        """One rollout's answers may not turn the sign of the weight that they adapt."""
+        assert self.online is not None
+        answers = self.online.n * (self.online.rollout_prompts or self.batch_size)
+        horizon = getattr(self.method, "kl_horizon", None)
+        if getattr(self.method, "kl_target", None) is not None and horizon is not None and answers > horizon:
+            raise ValueError(
+                f"method.kl_horizon: {horizon} answers are fewer than a rollout's {answers}; kl would leap"
             )
 
     def _idle(self, method: Method) -> str:
@@ -128,6 +151,10 @@ class TrainConfig(Config):
         unread = {"batch_tokens", "diverge"} & self.model_fields_set
         if method.kinds[0] is not Comparison:
             unread |= {f"online.{name}" for name in {"pairs", "min_gap"} & self.online.model_fields_set}
+        if method.kinds[0] is Rating:  # the judge's scores make the labels, by online.good_above
+            unread |= {f"method.{name}" for name in {"good_above", "aspect"} & self.method.model_fields_set}
+        if getattr(self.method, "soft_labels", False):
+            unread.add("method.soft_labels")
         if method.kinds[0] is not Rating:
             unread |= {f"online.{name}" for name in {"good_above"} & self.online.model_fields_set}
         return min(unread, default="")
@@ -140,4 +167,4 @@ def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     return run_training(cfg, ctx)
 
 
-STEP = Step("train", TrainConfig, run, version=2)
+STEP = Step("train", TrainConfig, run, version=3)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from posttrain.common.config import DataRef, ModelRef
-from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import SamplingParams
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
@@ -51,13 +50,10 @@ class KL(TaskConfig):
         Raises ConfigError where policy and reference do not share a vocabulary.
         """
         from posttrain.evaluation.open import with_room
+        from posttrain.models.vocabulary import same_vocabulary
 
         policy, reference = ctx.model(), ctx.model_at(self.reference)
-        if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-            raise ConfigError(
-                f"kl: {ctx.model_path} and its reference {self.reference} have different vocabularies; "
-                "a token of one is none of the other's"
-            )
+        same_vocabulary(policy, reference, "kl: reference")
         distinct = {prompt_key(prompt): prompt for prompt in read_items(self.data, Prompt)}
         prompts = ctx.take(list(distinct.values()))
         room = with_room(policy, prompts)

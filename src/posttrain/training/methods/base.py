@@ -85,8 +85,9 @@ class Method:
     data: the kind of rows it takes, or several kinds that may stand together; its own kind first.
     settle: where numbers that a config leaves open come from the training rows: (config, rows) -> config.
     encode: rows -> one Example each, or the RowError that says why not; None for an objective that learns
-    from nothing but answers just sampled. advantages: for such an objective, a Rollout -> the streams along
-    its tokens, [M] each.
+    from nothing but answers just sampled. at_once: `encode` must see all rows of a side together, since they
+    stand beside each other. advantages: for an objective without `encode`, a Rollout -> the streams along its
+    tokens, [M] each.
     """
 
     config: type[MethodConfig]
@@ -94,6 +95,7 @@ class Method:
     needs: frozenset[str]
     loss: Callable[[Any, Output, Batch], Loss]
     encode: Callable[[Any, Sequence[Any], ChatTemplate], list[Example | RowError]] | None = None
+    at_once: bool = False
     advantages: Callable[[Any, Rollout], dict[str, Tensor]] | None = None
     settle: Callable[[Any, Sequence[Any]], Any] | None = None
 

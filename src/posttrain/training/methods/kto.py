@@ -40,6 +40,32 @@ class KTO(MethodConfig):
     aspect: str = "overall"
     recommended_lr: ClassVar[float] = 1e-6
 
+    @property
+    def by_micro_batch(self) -> bool:
+        """z₀ is a mean over a micro-batch, as published."""
+        return self.reference_point == "mismatched"
+
+
+def settle(cfg: KTO, rows: Sequence[Rating | Comparison]) -> KTO:
+    """The config as it is. Raises DataError for training rows that KTO cannot learn from: all good or all bad
+    (a `good_above` beyond all scores makes every answer bad, and would have the policy unlearn them all), or
+    all to one prompt, so that the wanted reference point cannot be estimated.
+    """
+    labels = [label for row in rows if not isinstance(label := _label_of(cfg, row), RowError)]
+    if labels and BOTH not in labels and len(set(labels)) == 1:
+        raise DataError(
+            f"kto: all {len(labels)} answers are {'good' if labels[0] else 'bad'}, and what it learns is a "
+            "gain of good ones on bad ones; give answers of both (for scores, mend method.good_above), or "
+            "use sft on good ones"
+        )
+    if rows and cfg.reference_point == "mismatched" and len({prompt_key(row.prompt) for row in rows}) == 1:
+        raise DataError(
+            f"kto: all {len(rows)} rows share one prompt, so no answer stands under another prompt and the "
+            "reference point cannot be estimated; give rows of more prompts, or set method.reference_point: "
+            "zero"
+        )
+    return cfg
+
 
 def encode(cfg: KTO, rows: Sequence[Rating | Comparison], template: ChatTemplate) -> list[Example | RowError]:
     """A rating is one branch, a comparison two (good, bad); behind them, where the reference point wants
@@ -47,7 +73,7 @@ def encode(cfg: KTO, rows: Sequence[Rating | Comparison], template: ChatTemplate
 
     columns: label (1 good, 0 bad, BOTH).
     """
-    labels = [BOTH if isinstance(row, Comparison) else _label(cfg, row) for row in rows]
+    labels = [_label_of(cfg, row) for row in rows]
     usable = [row for row, label in zip(rows, labels, strict=True) if not isinstance(label, RowError)]
     found = iter(_answers(usable, template))
     made = [label if isinstance(label, RowError) else next(found) for label in labels]
@@ -68,7 +94,9 @@ def encode(cfg: KTO, rows: Sequence[Rating | Comparison], template: ChatTemplate
     return examples
 
 
-def _label(cfg: KTO, row: Rating) -> float | RowError:
+def _label_of(cfg: KTO, row: Rating | Comparison) -> float | RowError:
+    if isinstance(row, Comparison):
+        return BOTH
     if row.label is not None:
         return float(row.label)
     if cfg.good_above is None:
@@ -174,4 +202,12 @@ def _sides(label: Tensor, tree_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return good[own], own, (counts == asked)[tree_of][own]
 
 
-METHOD = Method(KTO, data=(Rating, Comparison), needs=frozenset({LOGPS, REFERENCE}), encode=encode, loss=loss)
+METHOD = Method(
+    KTO,
+    data=(Rating, Comparison),
+    needs=frozenset({LOGPS, REFERENCE}),
+    encode=encode,
+    at_once=True,
+    loss=loss,
+    settle=settle,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.training.methods.base import OLD, REFERENCE, SAMPLER, Batch, MethodConfig
 
@@ -45,6 +45,12 @@ class PolicyConfig(MethodConfig):
     normalise: Normalise = "tokens"
     least_samples: ClassVar[int] = 1
 
+    @model_validator(mode="after")
+    def _estimate_is_read(self) -> PolicyConfig:
+        if self.kl_in == "reward" and self.kl_estimate != "k3":
+            raise ValueError("kl_estimate is of the KL in the loss; in the reward it is k1: leave it out")
+        return self
+
     @property
     def reference_free(self) -> bool:
         return self.kl == 0
@@ -72,8 +78,12 @@ def importance(cfg: PolicyConfig, logps: Tensor, batch: Batch) -> Tensor:
     """Truncated importance weight of what the sampler's arithmetic drew: [M], no gradient."""
     if cfg.importance_clip is None:
         return logps.new_ones(len(logps))
-    old = batch.along.get(OLD, logps.detach())
-    return (old - batch.along[SAMPLER]).exp().clamp(max=cfg.importance_clip)
+    return mismatch(logps, batch).exp().clamp(max=cfg.importance_clip)
+
+
+def mismatch(logps: Tensor, batch: Batch) -> Tensor:
+    """log π_old - log π_sampler: [M], no gradient. 0 where trainer and sampler computed the same."""
+    return batch.along.get(OLD, logps.detach()) - batch.along[SAMPLER]
 
 
 def kl_loss(cfg: PolicyConfig, logps: Tensor, batch: Batch) -> Tensor:
@@ -97,6 +107,7 @@ def policy_items(
     metrics = {
         "clipped": outside.float(),
         "kl_to_old": moved.exp() - 1 - moved,
+        "sampler_mismatch": mismatch(logps, batch).abs(),
     }
     return items, metrics
 

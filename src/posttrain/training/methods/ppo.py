@@ -49,6 +49,8 @@ class PPO(PolicyConfig):
     def model_post_init(self, _: object) -> None:
         if self.kl_target is not None and not self.kl:
             raise ValueError("kl_target adapts kl, which is 0: set the weight to begin with")
+        if self.kl_target is None and self.kl_horizon != type(self).model_fields["kl_horizon"].default:
+            raise ValueError("kl_horizon says how fast kl is adapted to kl_target; give that, too")
 
 
 def advantages(cfg: PPO, rollout: Rollout) -> dict[str, Tensor]:
@@ -80,7 +82,12 @@ def loss(cfg: PPO, out: Output, batch: Batch) -> Loss:
     values = out.values[token_of]
     costs = value_loss(values, batch.along["old_values"], batch.along["returns"], cfg.value_clip)
     metrics |= {"policy_loss": items.detach(), "value_loss": costs.detach(), "value": values.detach()}
-    total = items * learns + cfg.value_weight * costs
+    if cfg.value_clip:
+        apart = (values.detach() - batch.along["old_values"]).abs()
+        metrics["value_clipped"] = (apart > cfg.value_clip).float()
+    total = cfg.value_weight * costs
+    if learns.any():  # else the policy has no gradient at all: one of 0 would still decay its weights
+        total = total + items * learns
     return Loss(*weighed(cfg.normalise, total, metrics, batch.forest))
 
 
