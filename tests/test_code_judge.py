@@ -58,9 +58,13 @@ def judge(**fields: Any) -> Judge:
         (RIGHT + "\ndef helper(x):\n    return x\nThat is all.",
          STUB + RIGHT + "\ndef helper(x):\n    return x\n"),
         ("    return sum(\n        numbers\n    )\nif __name__ == '__main__':\n    pass",
-         STUB + "    return sum(\n        numbers\n    )\n"),
+         STUB + "    return sum(\n        numbers\n    )\nif __name__ == '__main__':\n    pass\n"),
         # whole programs, fenced or not; the stub's imports stand before them
         ("def total(numbers):\n    return 3\n", STUB + "def total(numbers):\n    return 3\n"),
+        ("Here it is:\nimport math\nZERO = 0\ndef total(n):\n    return 3\n\nIt adds.\nx = 1",
+         STUB + "import math\nZERO = 0\ndef total(n):\n    return 3\n"),
+        ("```python\nfrom __future__ import annotations\ndef total(n):\n    return 3\n```",
+         "from __future__ import annotations\n" + STUB + "def total(n):\n    return 3\n"),
         ("Sure:\n```python\ndef total(n):\n    return 3\n```\nand\n```\ntotal([1])\n```\n",
          STUB + "def total(n):\n    return 3\n"),
         ("```py\ndef total(n):\n    return 1\n```\nBetter:\n```python\ndef total(n):\n    return 2\n```",
@@ -76,6 +80,7 @@ def judge(**fields: Any) -> Judge:
         ("I would add the numbers.", None),
         ("```bash\ntotal 1 2\n```", None),
         ("```python\nother = 1\n```", None),
+        ("```python\nclass Solution:\n    def total(self, n):\n        return 3\n```", None),
         ("", None),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import itertools
 import json
 import keyword
 import re
@@ -21,10 +22,15 @@ _PYTHON = {"", "py", "python", "python3"}
 _SOURCE = re.compile(
     r"\s*(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w|async\s+def|class\s+\w|@\w|\w+\s*=|#|[\"']{3})"
 )
-# What may stand at a line's start after a completed body and still belong to the program.
+# A line at the margin that a program may go on with; anything else there is prose.
 _GOES_ON = re.compile(
     r"(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w|from\s+[\w.]+\s+import\s|import\s+\w|[)\]}#]"
+    r"|\w+\s*(?::[^=]+)?=[^=]|(?:if|elif|else|for|while|with|try|except|finally)\b.*:\s*(?:#.*)?$"
 )
+_START = re.compile(
+    r"^(?:(?:async\s+)?def\s|class\s+\w+\s*[:(]|@\w|from\s+[\w.]+\s+import\s|import\s+\w)", re.MULTILINE
+)
+_FUTURE = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
 
 
 class NoTests(ValueError):
@@ -59,8 +65,8 @@ def stub_of(prompt: Prompt, names: tuple[str, ...]) -> str:
     if _SOURCE.match(text) and _defines(text, names):
         return text.rstrip() + "\n"
     for language, code in reversed(_FENCED.findall(text)):
-        if language.lower() in _PYTHON and _defines(code, names):
-            return str(code).rstrip() + "\n"
+        if language.lower() in _PYTHON and _defines(_flush(code), names):
+            return _flush(code).rstrip() + "\n"
     return ""
 
 
@@ -68,60 +74,59 @@ def program_of(text: str, stub: str, names: tuple[str, ...]) -> str | None:
     """The program of a response, with the prompt's stub before it; None where there is none.
 
     In this order: the last fenced block of Python that defines every name; the last one that goes on with the
-    stub; without fences, the whole text if it defines every name, or else as much of it as goes on with the
-    stub. To go on, it must begin indented; lines of prose after it are left away. Whether it is correct
-    Python is for the sandbox to see.
+    stub; without fences, the lines of code if they define every name, or else those that go on with the stub.
+    To go on, they must begin indented. Outside of fences, prose before and after the code is left away.
+    Whether it is correct Python is for the sandbox to see.
     """
-    blocks = [code for language, code in _FENCED.findall(text) if language.lower() in _PYTHON]
-    written = list(reversed(blocks)) if _FENCED.search(text) else [text]
-    for code in written:
-        if _defines(code, names):
-            return stub + _flush(code)
-    for code in written if stub else ():
-        body = _body(code)
-        if body:
-            return stub + body
-    return None
+    if _FENCED.search(text):
+        blocks = [code for language, code in _FENCED.findall(text) if language.lower() in _PYTHON]
+        written = [_flush(code) for code in reversed(blocks)]
+        begun = [_until_prose(code) for code in reversed(blocks) if _indented(code)]
+    else:
+        written = [_until_prose(text[start.start() :]) for start in [_START.search(text)] if start]
+        begun = [_until_prose(text)] if _indented(text) else []
+    whole = [code for code in written if _defines(code, names)]
+    found = (whole or (begun if stub else []))[:1]
+    return _joined(stub, found[0]) if found else None
+
+
+def _joined(stub: str, code: str) -> str:
+    """Imports from the future stand first, or nowhere."""
+    return "".join(_FUTURE.findall(code)) + stub + _FUTURE.sub("", code)
 
 
 def _defines(code: str, names: tuple[str, ...]) -> bool:
     def one(name: str) -> bool:
-        return bool(
-            re.search(rf"^[ \t]*(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=[^=]", code, re.MULTILINE)
-        )
+        return bool(re.search(rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=[^=]", code, re.MULTILINE))
 
     return all(one(re.escape(name)) for name in names)
 
 
 def _flush(code: str) -> str:
-    """A block that stands indented in a list, moved to the line's start."""
-    lines = code.splitlines()
+    """A block that stands indented in a list, moved to the margin."""
+    lines = code.split("\n")
     margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return "\n".join(line[margin:] for line in lines) + "\n"
+    return "\n".join(line[margin:] for line in lines)
 
 
-def _body(code: str) -> str:
-    """The lines that go on with an unfinished function, and what they define after it; "" where none do."""
-    lines = code.splitlines()
-    first = next((line for line in lines if line.strip()), "")
-    if not first[:1].isspace():
-        return ""
-    end = next(
-        (
-            i
-            for i, line in enumerate(lines)
-            if line.strip() and not line[0].isspace() and not _GOES_ON.match(line)
-        ),
-        len(lines),
+def _indented(code: str) -> bool:
+    first = next((line for line in code.split("\n") if line.strip()), "")
+    return first[:1].isspace()
+
+
+def _until_prose(code: str) -> str:
+    """As many lines from the first on as are a program's."""
+    kept = itertools.takewhile(
+        lambda line: not line.strip() or line[0].isspace() or _GOES_ON.match(line), code.split("\n")
     )
-    return "\n".join(lines[:end]).rstrip() + "\n"
+    return "\n".join(kept).rstrip() + "\n"
 
 
 def _lines(tags: dict[str, str], name: str) -> list[str]:
     """A tag that holds a JSON list of source lines. Raises NoTests."""
     try:
         found = json.loads(tags.get(name) or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
         raise NoTests(f"the prompt's tag '{name}' is no JSON list of Python source")
