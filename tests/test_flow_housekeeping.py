@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from flow_fakes import VERBS, cheap_collections, in_memory  # noqa: F401
 
 from posttrain.flow.housekeeping import DAY, garbage, remove, survey, verify_all
+from posttrain.flow.plan import make_plan
 from posttrain.flow.recipe import check_recipe
 from posttrain.flow.runner import run_recipe
 from posttrain.flow.source import parse_yaml
@@ -47,6 +51,27 @@ def test_a_survey_tells_whole_unfinished_and_damaged_apart(store: Store) -> None
     assert (found[folders["b"]].key, found[folders["b"]].finished) == ("", None)
     assert (found[folders["c"]].key, found[folders["c"]].finished) == ("k", None)
     assert found[folders["a"]].bytes > 3
+
+
+def test_what_another_process_makes_is_running_and_not_cut_short(store: Store) -> None:
+    recipe = check_recipe(parse_yaml("a: {do: make}", "r.yaml"), "r.yaml", [], VERBS)
+    (planned,) = make_plan(recipe, store)
+    folder = store.folder("a", planned.key)
+    folder.mkdir(parents=True)
+    (folder / "unfinished.json").write_text(json.dumps({"key": planned.key, "resumed": 0}))
+    with store.lock(planned.key, "a", print):
+        (entry,) = survey(store)
+        (now,) = make_plan(recipe, store)
+        assert (entry.running, now.status) == (True, "running")
+        assert now.why == (
+            f"running now: process {os.getpid()} on {socket.gethostname()}, which is making 'a'",
+        )
+        note = next((store.root / ".locks").glob("*.json")).read_text()
+    # a killed process leaves its note behind, and its lock is free
+    next((store.root / ".locks").glob("*.lock")).with_suffix(".json").write_text(note)
+    (entry,) = survey(store)
+    (now,) = make_plan(recipe, store)
+    assert (entry.running, now.status) == (False, "resume")
 
 
 def test_verify_reads_every_byte(store: Store) -> None:

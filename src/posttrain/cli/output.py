@@ -14,7 +14,7 @@ import typer
 P = ParamSpec("P")
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
-_STYLES = {"hit": "green", "resume": "yellow", "run": "bold"}
+_STYLES = {"hit": "green", "resume": "yellow", "run": "bold", "running": "cyan"}
 
 
 def tell(line: str) -> None:
@@ -81,11 +81,11 @@ def show_plan(plan: list[Any], notes: tuple[str, ...]) -> None:
     console.print(table)
     for note in notes:
         console.print(Text(f"note: {note}"))
-    counts = {status: sum(p.status == status for p in plan) for status in ("hit", "resume", "run")}
+    counts = {status: sum(p.status == status for p in plan) for status in ("hit", "running", "resume", "run")}
     console.print(
         Text(
             ", ".join(
-                f"{count} to {status}" if status != "hit" else f"{count} hit"
+                f"{count} to {status}" if status in ("resume", "run") else f"{count} {status}"
                 for status, count in counts.items()
                 if count
             )
@@ -94,9 +94,12 @@ def show_plan(plan: list[Any], notes: tuple[str, ...]) -> None:
 
 
 def show_result(out: Any, summary: Mapping[str, Any]) -> None:
-    """What a verb made: its numbers and its folder."""
+    """What a verb made: its numbers, its results and its folder."""
+    from posttrain.cli.results import show_results
+
     for name, value in summary.items():
         if isinstance(value, int | float | str | bool) or value is None:
             shown = f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
             typer.echo(f"{name:<24} {shown}")
+    show_results(out)
     typer.echo(str(out))

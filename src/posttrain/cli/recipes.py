@@ -34,6 +34,7 @@ def run(
     force: Annotated[list[str] | None, typer.Option("--force", help="Make this step again.")] = None,
 ) -> None:
     """Run a recipe: what the store has is taken from it, what was cut short goes on where it was."""
+    from posttrain.cli.results import show_results
     from posttrain.flow.recipe import load_recipe
     from posttrain.flow.runner import run_recipe
     from posttrain.flow.store import Store
@@ -45,6 +46,9 @@ def run(
     done = run_recipe(checked, Store(store), force=force or [], say=tell)
     for step in done:
         typer.echo(f"{step.outcome:<8} {step.seconds:>10,.1f} s  {step.name}  {step.folder}")
+    for step in done:
+        if step.outcome != "hit":
+            show_results(step.folder, step.name)
 
 
 @command

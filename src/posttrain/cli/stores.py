@@ -36,7 +36,8 @@ def list_(store: STORE = Path("store")) -> None:
 
     table = Table("artifact", "do", "size", "finished", "seconds", box=None, pad_edge=False)
     for found in survey(Store(store)):
-        finished = found.finished or ("cut short" if found.key else "damaged")
+        unfinished = "running" if found.running else "cut short" if found.key else "damaged"
+        finished = found.finished or unfinished
         seconds = "" if found.seconds is None else f"{found.seconds:,.1f}"
         table.add_row(found.folder.name, found.kind, _size(found.bytes), finished, seconds)
     Console(width=None if Console().is_terminal else 200).print(table)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from posttrain.cli.output import command, show_result, tell
 
@@ -35,6 +37,8 @@ FORCE = Annotated[bool, typer.Option("--force", help="Replace another run's outp
 EXAMPLES = {
     "train": "posttrain train dpo --model Qwen/Qwen3-0.6B --data pairs.jsonl --out runs/dpo"
     " --set method.beta=0.2",
+    "train grpo": "posttrain train grpo --model runs/sft --out runs/grpo --set online.prompts=prompts.jsonl"
+    " --set 'online.judge={name: exact_match}'",
     "tokenizer": "posttrain tokenizer --data corpus.jsonl --out runs/tokenizer --set vocab_size=8000",
     "curate": "posttrain curate gsm8k_train.jsonl.gz --out runs/demos --set holdout=0.1",
     "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --n 8",
@@ -52,7 +56,23 @@ EXAMPLES = {
 def register(app: typer.Typer) -> None:
     for function in (train, tokenizer, curate, sample, choose, judge, evaluate, gate, report):
         name = function.__name__
-        app.command(name, epilog=f"Example: {EXAMPLES[name]}")(function)
+        cls = TrainCommand if function is train else None
+        app.command(name, cls=cls, epilog=f"Example: {EXAMPLES[name]}")(function)
+
+
+class TrainCommand(TyperCommand):
+    """`train`, whose help goes on with the fields of the method that stands before --help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["method"] = next((arg for arg in args if not arg.startswith("-")), "")
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        if ctx.meta.get("method"):
+            from posttrain.cli.fields import method_help
+
+            typer.echo(method_help(ctx.meta["method"]))
 
 
 def _run(
@@ -100,7 +120,11 @@ def train(
     config: CONFIG = None,
     force: FORCE = False,
 ) -> None:
-    """Train a model by METHOD; --out receives the model folder, metrics.jsonl and manifest.json."""
+    """Train a model by METHOD; --out receives the model folder, metrics.jsonl and manifest.json.
+
+    `posttrain train grpo --help` shows the fields of grpo as well. ppo, grpo and rloo learn from answers that
+    they sample: give --set online.prompts=… and --set online.judge=… in place of --data.
+    """
     from posttrain.flow.source import parse_value, read_yaml
 
     written = read_yaml(config).data.get("method") if config else None

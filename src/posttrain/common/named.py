@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,11 +36,14 @@ class Kind:
 
     noun: "judge", say; entry points are of group `posttrain.<noun>s`. builtin: asked for late, since
     some judges are made of judges. parts: what the class of such a thing must have.
+    functions: the built-in thing that a plain function becomes, which has it in its field `call`; "" where a
+    function will not do.
     """
 
     noun: str
     builtin: Callable[[], Mapping[str, type[Config]]]
     parts: tuple[str, ...]
+    functions: str = ""
 
     def read(self, use: type[U], value: Any) -> U:
         """A `use` from what a recipe or a script gives: a name, a mapping, or a thing's own config.
@@ -50,6 +54,8 @@ class Kind:
             return value
         if isinstance(value, Config):
             return use(name=self._name_of(value), settings=value)
+        if self.functions and inspect.isfunction(value):
+            value = {"name": self.functions, "call": f"{value.__module__}:{value.__qualname__}"}
         spec = (
             {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
         )
@@ -60,12 +66,14 @@ class Kind:
             field: spec.pop(field) for field in use.model_fields if field in spec and field != "settings"
         }
         try:
+            if self.functions and ":" in name and inspect.isfunction(self._found(name)):
+                name, spec = self.functions, {"call": name, **spec}
             return use(name=name, settings=parse(self._class(name), spec, f"{self.noun} {name}"), **shared)
         except ConfigError as e:
             raise ValueError(str(e)) from None
 
     def _class(self, name: str) -> type[Config]:
-        found = resolve(f"{self.noun}s", name, self.builtin())
+        found = self._found(name)
         if (
             isinstance(found, type)
             and issubclass(found, Config)
@@ -74,7 +82,11 @@ class Kind:
             return found
         raise ConfigError(
             f"'{name}' is no {self.noun}: {self._a()} is a Config class with {', '.join(self.parts)}"
+            + ", or a function" * bool(self.functions)
         )
+
+    def _found(self, name: str) -> Any:
+        return resolve(f"{self.noun}s", name, self.builtin())
 
     def _name_of(self, settings: Config) -> str:
         for name, cls in self.builtin().items():

@@ -22,6 +22,7 @@ HELP = """\
 /reset          forget the conversation
 /regen          another answer to the last question
 /system TEXT    begin anew with this system turn (without TEXT: with none)
+/help           this list
 /quit           leave (as does Ctrl-D); Ctrl-C stops an answer
 """
 
@@ -74,6 +75,9 @@ def talk(conversation: Conversation, lines: Iterable[str], out: IO[str], hints: 
             continue
         if text == "/quit":
             return
+        if text == "/help":
+            hints.write(HELP)
+            continue
         try:
             answer = _command(conversation, text) if text.startswith("/") else conversation.ask(text)
             if answer is not None:

@@ -35,7 +35,7 @@ class ChatClient:
 
     def __init__(self, server: Server, cache: Path, payer: str) -> None:
         if importlib.util.find_spec("openai") is None:
-            raise ConfigError("asking a server needs the openai package: pip install 'posttrain[http]'")
+            raise ConfigError("asking a server needs the openai package: pip install openai")
         self.server, self.payer = server, payer
         self.cache = ReplyCache(cache)
         self.retried = self.hits = 0

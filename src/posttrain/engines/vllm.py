@@ -74,7 +74,7 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as e:
             raise ConfigError(
-                f"engine vllm needs vLLM, on a machine with a GPU: pip install 'posttrain[vllm]' ({e})"
+                f"engine vllm needs vLLM, on a machine with a GPU: pip install 'vllm>=0.16' ({e})"
             ) from e
         self.template = template
         # Log-probs of what is sampled from, after temperature and filters; vLLM's default is the model's own.

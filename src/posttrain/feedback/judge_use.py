@@ -48,7 +48,7 @@ def _builtin() -> dict[str, type[Config]]:
     return JUDGES
 
 
-_KIND = Kind("judge", _builtin, ("open",))
+_KIND = Kind("judge", _builtin, ("open",), functions="function")
 
 
 def read_judge(value: Any) -> JudgeUse:

@@ -6,6 +6,7 @@ from posttrain.common.config import Config
 from posttrain.feedback.alias_match import AliasMatch
 from posttrain.feedback.code import PythonTests
 from posttrain.feedback.ensemble import RewardEnsemble
+from posttrain.feedback.function import Function
 from posttrain.feedback.instructions.judge import Instructions
 from posttrain.feedback.llm_judge import Llm
 from posttrain.feedback.maths.judge import Maths
@@ -25,5 +26,6 @@ JUDGES: dict[str, type[Config]] = {
     "reward_model": RewardModel,
     "reward_ensemble": RewardEnsemble,
     "weighted_sum": WeightedSum,
+    "function": Function,
     "llm": Llm,
 }

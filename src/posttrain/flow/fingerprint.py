@@ -13,6 +13,7 @@ from typing import Any
 from posttrain.common.config import Config
 from posttrain.common.errors import ConfigError
 from posttrain.common.manifest import NAME
+from posttrain.common.own_code import load_dotted, source_hash
 from posttrain.common.step import Step
 from posttrain.flow.artifact import UNFINISHED
 from posttrain.flow.hashing import Hasher
@@ -111,6 +112,9 @@ class Outsiders:
             raise ConfigError(
                 f"'{value}' names a step, and there is no recipe here; give a path (or ./{value})"
             )
+        if kind == "code":
+            source = source_hash(load_dotted(value, f"'{value}'"))
+            return Outside(value, {"code": value, "source": source or ""}, value)
         path = Path(os.path.expanduser(value))
         if _exists(path):
             if (path / UNFINISHED).exists() and not (path / NAME).exists():

@@ -41,7 +41,7 @@ def describe_outside(outside: Mapping[str, Outside]) -> dict[str, dict[str, str]
         if found.path is None and "text" in entry:
             continue
         if found.path is None:
-            entry = {"kind": "hub", **entry}
+            entry = {"kind": "code" if "code" in entry else "hub", **entry}
         else:
             made = artifact_of(found.path)
             entry = {"kind": "path", "sha256": entry["content"], "path": str(made[0] if made else found.path)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,7 +21,7 @@ DAY = 86400.0
 class Entry:
     """A folder of the store. key, kind: "" where the folder is damaged. finished: None where it is not.
 
-    bytes: on the disk. touched: seconds since the epoch.
+    running: a process makes it at this moment. bytes: on the disk. touched: seconds since the epoch.
     """
 
     folder: Path
@@ -31,11 +31,17 @@ class Entry:
     touched: float
     finished: str | None = None
     seconds: float | None = None
+    running: bool = False
 
 
 def survey(store: Store) -> list[Entry]:
     """Every artifact, whole, unfinished or damaged; the last touched last."""
-    return sorted((_entry(folder) for folder in store.folders()), key=lambda entry: entry.touched)
+    entries = [_entry(folder) for folder in store.folders()]
+    told = [
+        replace(entry, running=not entry.finished and bool(entry.key and store.running(entry.key)))
+        for entry in entries
+    ]
+    return sorted(told, key=lambda entry: entry.touched)
 
 
 def _entry(folder: Path) -> Entry:

@@ -16,8 +16,15 @@ from posttrain.flow.recipe import Recipe, RecipeStep
 from posttrain.flow.references import read_reference
 from posttrain.flow.store import Store
 
-Status = Literal["hit", "run", "resume"]
-_INPUT_FORMS = ({"artifact"}, {"artifact", "file"}, {"content"}, {"text"}, {"model", "revision"})
+Status = Literal["hit", "run", "resume", "running"]
+_INPUT_FORMS = (
+    {"artifact"},
+    {"artifact", "file"},
+    {"content"},
+    {"text"},
+    {"model", "revision"},
+    {"code", "source"},
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,9 @@ def _look_up(
         return Planned(step, print_, needs, "hit", (), whole)
     partial = store.partial(print_.key)
     if partial and unfinished(partial):
-        return Planned(step, print_, needs, "resume", ("a run of it was cut short",), partial)
+        who = store.running(print_.key)
+        why = f"running now: {who}" if who else "a run of it was cut short"
+        return Planned(step, print_, needs, "running" if who else "resume", (why,), partial)
     return Planned(step, print_, needs, "run", what_changed(step, print_, manifests), partial)
 
 
@@ -149,8 +158,8 @@ def _show(value: Any, text: str | None) -> str:
     if value is _ABSENT:
         return "(none)"
     if _is_input(value):
-        if "text" in value:
-            return repr(value["text"])
+        if "text" in value or "code" in value:
+            return repr(value.get("text") or value["code"])
         known = value.get("artifact") or value.get("content") or f"{value['model']}@{value['revision']}"
         return text or str(known)[:16]
     return repr(value)

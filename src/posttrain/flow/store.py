@@ -72,8 +72,15 @@ class Store:
     @contextlib.contextmanager
     def lock(self, key: str, step: str, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the key against every other run that shares the store; waits, and says for whom."""
-        with hold(self.root / ".locks" / f"{key[:KEY_DIGITS]}.lock", step, say):
+        with hold(self._lock(key), step, say):
             yield
+
+    def _lock(self, key: str) -> Path:
+        return self.root / ".locks" / f"{key[:KEY_DIGITS]}.lock"
+
+    def running(self, key: str) -> str:
+        """Who makes the artifact of this key at this moment, in words; "" where nobody does."""
+        return holder(self._lock(key))
 
     def log(self, event: dict[str, Any]) -> None:
         """Append a line to `runs.jsonl`. Raises StoreError where it cannot be written."""
@@ -123,6 +130,19 @@ def hold(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock file at `path`, in words; "" where nobody does."""
+    if not path.with_suffix(".json").exists():
+        return ""
+    try:
+        with FileLock(path).acquire(timeout=0):  # the note of a process that was killed
+            return ""
+    except Timeout:
+        return _told(path.with_suffix(".json"))
+    except OSError:
+        return ""
 
 
 def _tell(holder: Path, what: str) -> None:

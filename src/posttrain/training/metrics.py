@@ -68,7 +68,7 @@ def _open_tracker(name: Tracker, folder: Path, label: str, step: int) -> Any:
     try:
         return _tensorboard(folder, step) if name == "tensorboard" else _wandb(folder, label)
     except ImportError as e:
-        raise ConfigError(f"log: {name} is not installed ({e}); pip install 'posttrain[{name}]'") from e
+        raise ConfigError(f"log: {name} is not installed ({e}); pip install {name}") from e
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
