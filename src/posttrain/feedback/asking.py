@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.feedback.best_of_n import best_index
-from posttrain.feedback.judge import Judge, PairJudge, Preference, Verdict
+from posttrain.feedback.judge import Judge, PairJudge, Verdict
 from posttrain.feedback.pairing import Candidate, Group, Pair, by_preference, by_score, judgeable, to_compare
 from posttrain.feedback.position import count_orders
 from posttrain.feedback.verdict_rows import comparison, demonstration, rating
-from posttrain.feedback.verdicts import NOT_FINITE, check_count, verdicts_of
+from posttrain.feedback.verdicts import preference_by, preferences_of, score_by, verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
 from posttrain.records import Prompt, Row, row_id
 
@@ -75,14 +75,12 @@ def by_comparing(
         for group, pairs in zip(groups, proposed, strict=True)
         for a, b in pairs
     ]
-    said = judge.compare(asked)
-    check_count(len(said), len(asked), f"judge '{cfg.judge.name}'")
-    preferences = iter(said)
+    preferences = iter(preferences_of(judge, asked, f"judge '{cfg.judge.name}'"))
     made: list[Row] = []
     for group, pairs in zip(groups, proposed, strict=True):
         found = []
         for first, second in pairs:
-            preference = _preferred(next(preferences), cfg.aspect)
+            preference = preference_by(next(preferences), cfg.aspect)
             count_orders(preference, counts)
             if preference.probability is None:
                 counts[WHY + preference.reason] += 1
@@ -113,24 +111,7 @@ def _verdicts(cfg: JudgeConfig, judge: Judge, asked: Sequence[tuple[Prompt, Cand
     """The verdicts with the aspect's score for their score."""
     items = [(prompt, candidate.response) for prompt, candidate in asked]
     said = verdicts_of(judge, items, f"judge '{cfg.judge.name}'")
-    return said if cfg.aspect == "overall" else [_by_aspect(verdict, cfg.aspect) for verdict in said]
-
-
-def _by_aspect(verdict: Verdict, aspect: str) -> Verdict:
-    if aspect in verdict.parts:
-        score = verdict.parts[aspect]
-        return Verdict(score, verdict.reason or ("" if score is not None else NOT_FINITE), verdict.parts)
-    known = ", ".join(verdict.parts) or "none"
-    return Verdict(None, f"no part '{aspect}' (parts: {known})", verdict.parts)
-
-
-def _preferred(preference: Preference, aspect: str) -> Preference:
-    """The preference by one aspect; without an answer to the whole, there is none to its parts."""
-    if aspect == "overall" or aspect in preference.parts:
-        return preference if aspect == "overall" else preference.parts[aspect]
-    known = ", ".join(preference.parts) or "none"
-    why = f"no part '{aspect}' (parts: {known})"
-    return Preference(None, preference.reason if preference.probability is None else why)
+    return [score_by(verdict, cfg.aspect) for verdict in said]
 
 
 def _rng(cfg: JudgeConfig, group: Group) -> random.Random:

@@ -10,6 +10,7 @@ from posttrain.common.named import Kind, Use
 from posttrain.evaluation.task import TaskConfig
 from posttrain.evaluation.tasks.best_of_n import BestOfN
 from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
+from posttrain.evaluation.tasks.judge_report import JudgeReport
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.kl import KL
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
@@ -22,6 +23,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "pair_accuracy": PairAccuracy,
     "reward_report": RewardReport,
     "judged": Judged,
+    "judge_report": JudgeReport,
     "short_facts": ShortFacts,
     "best_of_n": BestOfN,
     "pass_at_k": PassAtK,
