@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -63,11 +62,12 @@ def register(app: typer.Typer) -> None:
 class TrainCommand(TyperCommand):
     """`train`, whose help goes on with the fields of the method that stands before --help."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta["method"] = next((arg for arg in args if not arg.startswith("-")), "")
-        return super().parse_args(ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         if ctx.meta.get("method"):
             from posttrain.cli.fields import method_help
