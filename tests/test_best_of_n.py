@@ -247,6 +247,14 @@ def test_a_judge_that_will_not_do_is_told(tmp_path):
         measure(tmp_path, [samples("a", "1")], pick=ByText(broken=True))
 
 
+def test_what_cannot_be_measured_is_refused_before_a_judge_is_asked(tmp_path):
+    asked_in_vain = ByText(broken=True)  # would say that it gave no answers
+    with pytest.raises(ConfigError, match="n is 3, and no prompt has more than 2 samples"):
+        measure(tmp_path, [samples("a", "1", "2")], pick=asked_in_vain, n=3)
+    with pytest.raises(ConfigError, match="only compares"):
+        measure(tmp_path, [samples("a", "1", "2")], pick=asked_in_vain, gold=Compares())
+
+
 def choose(folder: Path, rows, **fields):
     write_records(folder / "data.jsonl", rows)
     given = {"data": str(folder / "data.jsonl"), "judge": ByText(), "to": "demonstrations"} | fields

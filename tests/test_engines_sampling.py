@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from posttrain.common.config import parse
-from posttrain.common.errors import ConfigError
+from posttrain.common.errors import ConfigError, TrainingError
 from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.sampling import draw, invert, probabilities, uniforms
 
@@ -162,3 +162,19 @@ def test_noise_does_not_change_between_releases():
 def test_wrong_settings_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         parse(SamplingParams, wrong, "sample")
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "fields", [{}, {"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}]
+)
+def test_logits_that_are_no_numbers_are_an_error(wrong, fields):
+    """In one row of three, at one token of many, in the last block, which is not whole."""
+    given = logits(0, 3, 600)
+    given[1, 599] = wrong
+    params = SamplingParams(**fields)
+    noise = torch.rand(3, dtype=torch.float64) if params.temperature else None
+    with pytest.raises(TrainingError, match=r"logits are not finite numbers.*lower optimizer\.lr"):
+        draw(given, params, noise)
+    given[1, 599] = -math.inf  # a token that is ruled out is none
+    draw(given, params, noise)

@@ -156,6 +156,16 @@ def test_a_config_that_does_not_hold_says_why(given: dict[str, Any], message: st
         parse(EvaluateConfig, {"model": "m", **given}, "step 'score'")
 
 
+def test_a_misspelt_task_is_one_mistake():
+    """pydantic also calls the tuple too short, since no task in it holds."""
+    with pytest.raises(ConfigError) as e:
+        parse(EvaluateConfig, {"model": "m", "tasks": ["heldout_los"]}, "score")
+    assert str(e.value).startswith("score: 'tasks.0': no task named 'heldout_los'")
+    assert ";" not in str(e.value)
+    with pytest.raises(ConfigError, match=r"'tasks': .*at least 1 item"):
+        parse(EvaluateConfig, {"model": "m", "tasks": []}, "score")
+
+
 def test_a_config_reads_what_it_writes():
     given = {"model": {"a": "x"}, "tasks": [{"name": "pair_accuracy", "data": "d", "label": "p"}]}
     cfg = parse(EvaluateConfig, given, "")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from posttrain.common.config import parse
-from posttrain.common.errors import ConfigError
+from posttrain.common.errors import ConfigError, PosttrainError
 from posttrain.common.step import StepContext
 from posttrain.feedback.judge import Verdict
 from posttrain.records import Message, Prompt, Provenance, Response
@@ -144,6 +144,47 @@ def test_no_answer_is_counted_and_never_a_number():
     assert watch.summary()["no_answer"] == {"silent": 4}
 
 
+NEVER = "the monitor's judge 'judges:Evens' gave no answer at all in"
+
+
+def test_a_gold_judge_that_never_answers_is_an_alarm_at_once(capsys):
+    watch, judge = monitor()
+    seen = look(watch, judge, 0, 1.0, [None, None])
+    assert (seen["gold_no_answer"], seen["alarm"]) == (1.0, 0.0)  # nothing has fallen that one knows of
+    assert watch.alarm
+    assert watch.why() == f"{NEVER} a check, so nothing watches the reward (most often, 2 times: silent)"
+    look(watch, judge, 1, 1.0, [None, None])
+    assert capsys.readouterr().err.count(NEVER) == 1
+    look(watch, judge, 2, 1.0, MIDDLE)
+    assert not watch.alarm
+    assert "no alarm any more" in capsys.readouterr().err
+    assert watch.summary()["alarms"] == []
+
+
+def test_a_gold_judge_that_falls_silent_is_said_once_and_in_the_end_an_alarm(capsys):
+    watch, judge = monitor(patience=3)
+    alarms = []
+    for i, golds in enumerate([MIDDLE, [None, None], MIDDLE, [None], [None], [None]]):
+        look(watch, judge, i, 1.0, golds)
+        alarms.append(watch.alarm)
+    assert alarms == [False] * 5 + [True]
+    said = capsys.readouterr().err
+    assert said.count(f"{NEVER} a check") == 2
+    assert said.count(f"{NEVER} 3 checks in a row") == 1
+
+
+def test_the_largest_scores_there_may_be_have_an_interval():
+    watch, judge = monitor()
+    assert look(watch, judge, 0, 1.0, [1e15, -1e15])["gold_high"] == pytest.approx(
+        stats.t.ppf(0.975, 1) * 1e15
+    )
+    judge.scores = [1e300, 1.0]
+    with pytest.raises(
+        PosttrainError, match="monitor's judge 'judges:Evens', answer 1 of 2: score lies beyond"
+    ):
+        watch.check(groups([1.0, 1.0]), 1)
+
+
 def test_the_state_of_every_moment_goes_on_alike():
     history = [(0.0, MIDDLE), (1.0, UP), (2.0, [None, 0.4, 0.5]), (3.0, DOWN), (4.0, DOWN), (5.0, UP)]
     whole, judge = monitor()
@@ -207,6 +248,16 @@ def test_a_run_that_is_hacked_is_stopped(home, tmp_path, capsys):
     assert lines[-1]["gold_standardised"] < -0.5
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert all(line["gold"] == pytest.approx(1 - line["reward"]) for line in samples)
+
+
+def test_a_run_that_nobody_watches_is_stopped(home, tmp_path, capsys):
+    """The gold judge has no reference to compare with, so the run ends before it has learned anything."""
+    summary = train(home, tmp_path, {"judge": "exact_match", "stop": True})
+    assert "gave no answer at all in a check" in summary["online"]["ended_early"]
+    assert summary["steps"] == 0
+    assert "nothing watches the reward" in capsys.readouterr().err
+    watched = train(home, tmp_path / "on", {"judge": "exact_match"}, epochs=2)
+    assert watched["steps"] == 2
 
 
 def test_a_reward_that_is_gold_never_alarms(home, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from posttrain.common.errors import StoreError
 from posttrain.common.files import atomic
 
 T = TypeVar("T")
@@ -18,10 +20,28 @@ def in_chunks(
 
     A chunk's lines are written to `state` whole or not at all; one that is there is read and not made again.
     `work` must depend on its arguments alone, so that an interrupted run gives what an undisturbed one gives.
+    Raises StoreError for a kept chunk that is not what was written.
     """
     for number, start in enumerate(range(0, len(items), size)):
         kept = state / f"chunk-{number:06d}"
         if not kept.exists():
+            lines = work(number, items[start : start + size])
             with atomic(kept, "wb") as f:
-                f.writelines(work(number, items[start : start + size]))
-        yield kept.read_bytes().splitlines(keepends=True)
+                f.writelines([*lines, _seal(b"".join(lines))])
+        yield _unsealed(kept)
+
+
+def _seal(lines: bytes) -> bytes:
+    return hashlib.sha256(lines).hexdigest().encode() + b"\n"
+
+
+def _unsealed(kept: Path) -> list[bytes]:
+    """The lines of a chunk, without the hash of them that stands last."""
+    *lines, seal = kept.read_bytes().split(b"\n")[:-1] or [b""]
+    whole = [line + b"\n" for line in lines]
+    if seal + b"\n" != _seal(b"".join(whole)):
+        raise StoreError(
+            f"{kept}, which an interrupted run has left, is damaged or of another version; delete that file "
+            "to have its part of the work done again"
+        )
+    return whole

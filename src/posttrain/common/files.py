@@ -14,13 +14,16 @@ from typing import IO, Any
 
 from posttrain.common.errors import StoreError
 
+# No room for what is to be written: on the disk, in a quota, under a limit on the size of a file (ulimit -f).
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary sibling of `path`; on success it is flushed to disk and takes the name, else it is
     removed.
 
-    Raises StoreError where the disk is full.
+    Raises StoreError where there is no room for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
@@ -36,12 +39,33 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as e:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(disk_full(path)) from e
+        if (number := no_room(e)) is not None:
+            raise StoreError(disk_full(path, number)) from e
         raise
 
 
-def disk_full(path: Path) -> str:
+def no_room(error: BaseException | None) -> int | None:
+    """The system's number where an error, or what caused it, is that there was no room to write; else None.
+
+    Libraries have errors of their own, which say so in words alone.
+    """
+    while isinstance(error, Exception):
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.errno
+        for number in _FULL:
+            if os.strerror(number) in str(error) or f"(os error {number})" in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def disk_full(path: Path, number: int = errno.ENOSPC) -> str:
+    """What to tell of it. number: as `no_room` found it."""
+    if number == errno.EFBIG:
+        return (
+            f"{path} grows larger than a file may be here (`ulimit -f`, or the file system); raise the limit "
+            "and run again, finished work is kept"
+        )
     return f"no space left on the disk while writing {path}; free some and run again, finished work is kept"
 
 

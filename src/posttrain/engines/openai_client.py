@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from posttrain.common.errors import ConfigError, PosttrainError
+from posttrain.common.errors import ConfigError, PosttrainError, StoreError
 from posttrain.common.progress import Bar, progress
 from posttrain.engines.budget import Meter
-from posttrain.engines.chat_replies import NoReply, Reply, from_json, to_json
+from posttrain.engines.chat_replies import NoReply, Reply, Unreadable, from_json, to_json
 from posttrain.engines.reply_cache import OpenCache, ReplyCache, Spent
 from posttrain.engines.retrying import Attempts, GivenUp, Refused
 from posttrain.engines.server import OutOfBudget, Request, Server, ServerError
@@ -69,7 +69,7 @@ class ChatClient:
 
         keys = [request.key(self.server.model) for request in requests]
         with self.cache.opened() as cache, progress(label, len(requests), "response") as bar:
-            found = {key: from_json(text) for key in set(keys) if (text := cache.get(key)) is not None}
+            found = self._kept(cache, set(keys))
             self.hits += sum(key in found for key in keys)
             bar.advance(sum(key in found for key in keys))
             left = {key: r for key, r in zip(keys, requests, strict=True) if key not in found}
@@ -82,6 +82,21 @@ class ChatClient:
                 ) as openai:
                     found |= await _Round(self, openai, cache, bar).ask(left)
         return [found[key] for key in keys]
+
+    def _kept(self, cache: OpenCache, keys: Set[str]) -> dict[str, Reply | NoReply]:
+        found = {}
+        for key in keys:
+            text = cache.get(key)
+            try:
+                if text is not None:
+                    found[key] = from_json(text)
+            except Unreadable as e:
+                raise StoreError(
+                    f"{self.cache.path}, which keeps the answers of servers, is damaged at the key {key} "
+                    f"({e}); delete that row (DELETE FROM replies WHERE key = '{key}') to have that answer "
+                    "asked and paid for again, or the file to have all of them"
+                ) from None
+        return found
 
     def redacted(self, text: str) -> str:
         """`text` without the key, whatever a server repeats of it."""

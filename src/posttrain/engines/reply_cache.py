@@ -42,8 +42,19 @@ class ReplyCache:
 
     @contextmanager
     def opened(self) -> Iterator[OpenCache]:
-        """Use the cache within one thread. Raises StoreError where the file is damaged or the disk full."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Use the cache within one thread. Raises StoreError where the file is damaged, its folder cannot be
+        made, or the disk is full.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as e:
+            raise StoreError(
+                f"{self.path.parent} is a file where the folder with servers' answers should be; delete it"
+            ) from e
+        except OSError as e:
+            raise StoreError(
+                f"{self.path.parent}, in which answers of servers are kept, cannot be made: {e.strerror or e}"
+            ) from e
         with self._told():
             connection = sqlite3.connect(self.path, timeout=60)
         try:
@@ -58,8 +69,14 @@ class ReplyCache:
         try:
             yield
         except sqlite3.Error as e:
-            if getattr(e, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            code = getattr(e, "sqlite_errorcode", 0) & 0xFF  # of an extended code, what it extends
+            if code == sqlite3.SQLITE_FULL:
                 raise StoreError(disk_full(self.path)) from e
+            if code == sqlite3.SQLITE_IOERR:
+                raise StoreError(
+                    f"{self.path}, which keeps the answers of servers, cannot be read or written: {e}; look "
+                    "at the disk, and whether files may grow (`ulimit -f`); answers so far are kept"
+                ) from e
             raise StoreError(
                 f"{self.path}, which keeps the answers of servers, cannot be used: {e}; mend it, or delete "
                 "it and have its answers asked for, and paid for, again"

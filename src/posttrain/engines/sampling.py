@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.common.errors import TrainingError
 from posttrain.engines.protocol import SamplingParams
 
 # Tokens whose probabilities are summed at once: first a block is drawn, then a token in it.
@@ -49,7 +50,7 @@ def draw(
     params: SamplingParams,
     uniform: Tensor | None,  # [R] float64 in [0, 1); None is greedy
 ) -> Draw:
-    """Draw one token a row."""
+    """Draw one token a row. Raises TrainingError where the logits of a row are no distribution."""
     rows = logits.shape[0]
     if logits.device.type == "cpu":
         rows = max(1, _CHUNK // logits.shape[1])
@@ -67,8 +68,9 @@ def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Dra
     if uniform is None:
         best, tokens = raw.max(-1)
         # the mode's log-probability is -log sum exp(x - max), and its probability is never tiny
-        certain = raw.softmax(-1).gather(-1, tokens[:, None])[:, 0].log()
-        return Draw(tokens, torch.zeros_like(best), certain)
+        certain = raw.softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        _refuse_no_distribution(certain)
+        return Draw(tokens, torch.zeros_like(best), certain.log())
     weights = probabilities(raw, params)
     tokens, share = invert(weights, uniform)
     logps = share.log()
@@ -77,6 +79,15 @@ def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Dra
     best, mode = raw.max(-1)
     top = raw.softmax(-1).gather(-1, mode[:, None])[:, 0].log()
     return Draw(tokens, logps, raw.gather(-1, tokens[:, None])[:, 0] - best + top)
+
+
+def _refuse_no_distribution(mass: Tensor) -> None:
+    """mass: [R], what probabilities of a row sum to; above 0 for a row with finite logits."""
+    if not bool((mass.isfinite() & (mass > 0)).all()):
+        raise TrainingError(
+            "the model's logits are not finite numbers, so nothing can be sampled: its weights are damaged, "
+            "or its training diverged (lower optimizer.lr)"
+        )
 
 
 def weights_are_the_models(params: SamplingParams) -> bool:
@@ -113,7 +124,8 @@ def _nucleus(weights: Tensor, share: float) -> Tensor:
     if bool((ordered.sum(-1, dtype=torch.float64) < share).any()):
         ordered = weights.sort(dim=-1, descending=True).values
     before = ordered.cumsum(-1, dtype=torch.float64) - ordered
-    kept = (before < share).sum(-1, keepdim=True)  # [R, 1], the likeliest one always
+    # [R, 1], the likeliest one always; also of a row that is no distribution, which `invert` refuses
+    kept = (before < share).sum(-1, keepdim=True).clamp(min=1)
     least = ordered.gather(-1, kept - 1)
     ruled_out = weights < least
     tied = (weights.shape[-1] - ruled_out.sum(-1) > kept[:, 0]).nonzero()[:, 0]  # rows with too many
@@ -138,6 +150,7 @@ def invert(
     sums = weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1) if whole else weights[:, :0]
     if whole < vocab:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1)
+    _refuse_no_distribution(sums.sum(-1))
     block, rest, total = _pass(sums, uniform)
     ids = block[:, None] * _BLOCK + torch.arange(min(_BLOCK, vocab), device=weights.device)
     inside = weights.gather(-1, ids.clamp(max=vocab - 1)).masked_fill(ids >= vocab, 0)

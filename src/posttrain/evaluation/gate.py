@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.common.config import Config, DataRef, ModelRef
 from posttrain.common.errors import TrainingError
@@ -38,6 +38,14 @@ class GateConfig(Config):
     level: float = Field(0.95, gt=0, lt=1)
     max_missing: float = Field(0.1, ge=0, le=1)
     on_fall: Literal["keep", "stop"] = "keep"
+
+    @model_validator(mode="after")
+    def _two_models(self) -> GateConfig:
+        if self.candidate == self.incumbent:
+            raise ValueError(
+                f"candidate and incumbent are the same model ({self.candidate}); a gate compares two"
+            )
+        return self
 
 
 Verdict = Literal["rose", "held", "fell", "unknown"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from posttrain.models.locate import find_model
 
 if TYPE_CHECKING:
     from posttrain.evaluation.gate import GateConfig
+
+_AGAIN = "run the evaluation again"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def gather(cfg: GateConfig) -> Evidence:
     """
     folder = Path(cfg.evaluation)
     summary = read_object(folder / "summary.json")
+    _check_summary(summary, folder / "summary.json")
     names = _names(cfg, folder, summary)
     task = _task(cfg, summary)
     metric = cfg.metric or str(task["headline"])
@@ -86,13 +90,7 @@ def gather(cfg: GateConfig) -> Evidence:
         raise ConfigError(
             f"metric: neither more nor less '{metric}' is better, so it can neither rise nor fall"
         )
-    points: dict[str, list[Point]] = {name: [] for name in names}
-    for line in _lines(folder / "results.jsonl"):
-        if line["model"] in points and line["task"] == task["label"] and metric in line["metrics"]:
-            weight = line["weights"].get(metric, 1.0)
-            point = Point(line["item"], line["cluster"], line["metrics"][metric], weight)
-            points[line["model"]].append(point)
-    candidate, incumbent = (points[name] for name in names)
+    candidate, incumbent = _points(folder / "results.jsonl", summary, str(task["label"]), metric, names)
     amount = metric in task.get("amounts", ())
     asked = [{point.item for point in some} for some in (candidate, incumbent)]
     return Evidence(
@@ -106,6 +104,63 @@ def gather(cfg: GateConfig) -> Evidence:
         unpaired=len(asked[0] ^ asked[1]),
         level=cfg.level,
     )
+
+
+def _points(
+    path: Path, summary: Mapping[str, Any], task: str, metric: str, names: tuple[str, str]
+) -> tuple[list[Point], list[Point]]:
+    """What was measured of each of the two. Raises DataError where it is not what the summary counts."""
+    points: dict[str, list[Point]] = {name: [] for name in names}
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            if line["model"] in points and line["task"] == task and metric in line["metrics"]:
+                points[line["model"]].append(_point(line, metric))
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            raise DataError(
+                f"{path}, line {number}: no result of an item ({type(e).__name__}: {e}); {_AGAIN}"
+            ) from e
+    for row in summary["estimates"]:
+        if row["model"] in points and (row["task"], row["metric"], row["group"]) == (task, metric, ""):
+            found = points[row["model"]]
+            known = sum(point.value is not None and point.weight > 0 for point in found)
+            missing = sum(point.value is None for point in found)
+            if (known, missing) != (row["n"], row["missing"]):
+                raise DataError(
+                    f"{path}: {known} items of '{row['model']}' with a value for {metric} and {missing} "
+                    f"without, and summary.json counts {row['n']} and {row['missing']}; {_AGAIN}"
+                )
+    return points[names[0]], points[names[1]]
+
+
+def _point(line: Mapping[str, Any], metric: str) -> Point:
+    value, weight = line["metrics"][metric], line["weights"].get(metric, 1.0)
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{metric} is {value}")
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(f"the weight of {metric} is {weight}")
+    return Point(str(line["item"]), str(line["cluster"]), value, weight)
+
+
+# What a gate reads of summary.json, by list.
+_READ = {
+    "models": ("name", "path"),
+    "tasks": ("label", "headline", "metrics", "lower_is_better"),
+    "estimates": ("model", "task", "metric", "group", "n", "missing"),
+}
+
+
+def _check_summary(summary: Mapping[str, Any], path: Path) -> None:
+    for name, fields in _READ.items():
+        rows = summary.get(name)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            rows = None
+        if rows is None or (not rows and name != "estimates"):  # no task may apply to the two models
+            raise DataError(
+                f"{path}: no list of '{name}'; give the folder of an `evaluate` step, or {_AGAIN}"
+            )
+        lacking = next((field for row in rows for field in fields if field not in row), None)
+        if lacking is not None:
+            raise DataError(f"{path}: one of its '{name}' has no '{lacking}'; {_AGAIN}")
 
 
 def _names(cfg: GateConfig, folder: Path, summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -176,4 +231,4 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         with open(path, encoding="utf-8") as f:
             yield from map(json.loads, f)
     except (OSError, ValueError) as e:
-        raise DataError(f"{path}: cannot be read ({e}); run the evaluation again") from e
+        raise DataError(f"{path}: cannot be read ({e}); {_AGAIN}") from e

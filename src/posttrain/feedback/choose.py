@@ -171,7 +171,8 @@ def _judged(
     judge = cfg.judge.open(account_of(ctx))
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge '{cfg.judge.name}' compares and does not score, so nothing is predicted")
-    work = partial(_judge_chunk, judge, CRITERIA[cfg.strategy])
+    name = f"judge '{cfg.judge.name}'"
+    work = partial(_judge_chunk, judge, name, CRITERIA[cfg.strategy])
     found = []
     with progress(ctx.label, len(prospects), "prompt") as bar:
         for lines in in_chunks(prospects, _CHUNK, ctx.state, work):
@@ -182,9 +183,11 @@ def _judged(
     return found
 
 
-def _judge_chunk(judge: Judge, criterion: Any, number: int, some: Sequence[Prospect]) -> list[bytes]:
+def _judge_chunk(
+    judge: Judge, name: str, criterion: Any, number: int, some: Sequence[Prospect]
+) -> list[bytes]:
     items = [(one.prompt, each.response) for one in some for each in one.answers]
-    said = iter(verdicts_of(judge, items, "the judge"))
+    said = iter(verdicts_of(judge, items, name))
     lines = []
     for one in some:
         verdicts = [next(said) for _ in one.answers]

@@ -20,7 +20,7 @@ from posttrain.feedback.reward_model import (
     units_of,
 )
 from posttrain.feedback.verdicts import NOT_FINITE
-from posttrain.models.heads import heads_for
+from posttrain.models.heads import heads_for, members_of
 from posttrain.models.precision import Precision
 from posttrain.models.spec import SpecField
 from posttrain.records import Prompt, Response
@@ -120,10 +120,11 @@ class EnsembleJudge:
 
     def _heads(self, model: Model) -> list[int]:
         aspects = aspects_of(model)
-        heads = heads_for(aspects, self.cfg.aspect)
+        wanted = self.cfg.aspect
+        heads = heads_for(aspects, None) if wanted is None else members_of(aspects, wanted)
         if not heads:
-            wanted = f"the aspect '{self.cfg.aspect}'" if self.cfg.aspect else "'overall'"
-            raise ConfigError(f"{model.source} has no head for {wanted}; its heads: {', '.join(aspects)}")
+            what = "'overall'" if wanted is None else f"the aspect '{wanted}'"
+            raise ConfigError(f"{model.source} has no head for {what}; its heads: {', '.join(aspects)}")
         return heads
 
     def _members(

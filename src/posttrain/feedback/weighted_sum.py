@@ -12,8 +12,10 @@ from posttrain.common.config import Config
 from posttrain.common.errors import ConfigError
 from posttrain.feedback.judge import Account, Judge, Verdict, models_of, spent_by
 from posttrain.feedback.judge_use import JudgeField
-from posttrain.feedback.verdicts import verdicts_of
+from posttrain.feedback.verdicts import score_by, verdicts_of
 from posttrain.records import Prompt, Response
+
+_RESERVED = {"std"}  # training logs each part as reward_<part>
 
 
 class Summand(Config):
@@ -45,6 +47,11 @@ class WeightedSum(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two parts are called '{twice[0]}'; give each a name of its own")
+        if _RESERVED & set(names):
+            raise ValueError(
+                "a part cannot be called 'std': its metric, reward_std, is the spread of the rewards; give "
+                "it another name"
+            )
         return self
 
     def open(self) -> WeightedSumJudge:
@@ -87,14 +94,15 @@ class WeightedSumJudge:
         return [model for judge in self.judges for model in models_of(judge)]
 
     def _sum(self, verdicts: Sequence[Verdict]) -> Verdict:
-        scores = {
-            part.label: verdict.score if part.aspect == "overall" else verdict.parts.get(part.aspect)
+        told = {
+            part.label: score_by(verdict, part.aspect)
             for part, verdict in zip(self.parts, verdicts, strict=True)
         }
+        scores = {name: verdict.score for name, verdict in told.items()}
         silent = [
             f"{name}: {verdict.reason or 'no answer'}"
-            for (name, score), verdict in zip(scores.items(), verdicts, strict=True)
-            if score is None
+            for name, verdict in told.items()
+            if verdict.score is None
         ]
         if silent:
             return Verdict(None, "; ".join(silent), scores)

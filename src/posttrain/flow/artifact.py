@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import importlib.metadata
 import json
 import math
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.common.errors import StoreError
-from posttrain.common.files import disk_full, sha256_file, sync_folder, write_json
+from posttrain.common.files import disk_full, no_room, sha256_file, sync_folder, write_json
 from posttrain.common.manifest import NAME, read_manifest
 from posttrain.common.step import StepContext
 from posttrain.common.version import VERSION
@@ -53,7 +52,7 @@ def make(folder: Path, order: Order) -> dict[str, Any]:
     """Run the step into `folder`, going on from what a killed run left there, and return the manifest.
 
     The caller holds the lock of the folder. Whatever happens before the manifest is written leaves a folder
-    without one, which no reader takes for an artifact. Raises StoreError where the disk is full.
+    without one, which no reader takes for an artifact. Raises StoreError where there is no room on the disk.
     """
     state = folder / STATE
     began = time.monotonic()
@@ -66,8 +65,8 @@ def make(folder: Path, order: Order) -> dict[str, Any]:
         write_json(folder / NAME, manifest)
         tidy(folder)
     except Exception as e:
-        if not isinstance(e, StoreError) and is_disk_full(e):
-            raise StoreError(disk_full(folder)) from e
+        if not isinstance(e, StoreError) and (number := no_room(e)) is not None:
+            raise StoreError(disk_full(folder, number)) from e
         raise
     return manifest
 
@@ -187,17 +186,6 @@ def check_artifact(folder: Path, full: bool = False) -> dict[str, Any]:
         if problem:
             raise StoreError(f"damaged artifact: {path} {problem}; delete the folder {folder} and run again")
     return manifest
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a full disk or quota; some libraries say so only in words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from posttrain.common.errors import StoreError
-from posttrain.common.files import disk_full
+from posttrain.common.files import disk_full, no_room
 from posttrain.common.manifest import NAME, read_manifest
 from posttrain.flow.hashing import Hasher
 
@@ -94,8 +93,9 @@ class Store:
                     line = line if f.read(1) == b"\n" else "\n" + line
                 f.write(line.encode())
         except OSError as e:
-            full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise StoreError(disk_full(path) if full else f"cannot write {path}: {e.strerror or e}") from e
+            number = no_room(e)
+            plain = f"cannot write {path}: {e.strerror or e}"
+            raise StoreError(plain if number is None else disk_full(path, number)) from e
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of `runs.jsonl`, without those that a full disk or a kill cut off."""

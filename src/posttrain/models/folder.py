@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -11,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from posttrain.common.errors import StoreError
-from posttrain.common.files import disk_full, sync_folder
+from posttrain.common.files import disk_full, no_room, sync_folder
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary sibling of `folder` to write into; on success it is flushed to disk and takes the name.
 
-    Leftovers of killed writers of the same folder are removed. Raises StoreError where the disk is full.
+    Leftovers of killed writers of the same folder are removed. Raises StoreError where there is no room on
+    the disk.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix, suffix = f".{folder.name}.", ".tmp"
@@ -32,8 +32,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _replace(draft, folder)
     except BaseException as e:
         shutil.rmtree(draft, ignore_errors=True)
-        if _is_disk_full(e):
-            raise StoreError(disk_full(folder)) from e
+        if (number := no_room(e)) is not None:
+            raise StoreError(disk_full(folder, number)) from e
         raise
 
 
@@ -55,10 +55,3 @@ def _replace(draft: Path, folder: Path) -> None:
     else:
         os.rename(draft, folder)
     sync_folder(folder.parent)
-
-
-def _is_disk_full(e: BaseException) -> bool:
-    """safetensors and tokenizers have errors of their own, with the system's number in the text."""
-    if isinstance(e, OSError) and e.errno is not None:
-        return e.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(f"(os error {number})" in str(e) for number in (errno.ENOSPC, errno.EDQUOT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 FILE, NAMES = "heads.safetensors", "heads.json"
 SOLE_ASPECT = "overall"
+_MEND = "copy the folder again from where it was made, or train the heads anew"
 
 
 def heads_for(aspects: Sequence[str], aspect: str | None) -> list[int]:
-    """The heads that speak for an aspect; where none is named, for "overall"; where all heads of a model are
-    those of one aspect, they speak for any. Empty where none does.
+    """The heads that speak for a row's aspect; where it names none, for "overall"; where all heads of a model
+    are those of one aspect, they speak for any. Empty where none does. For an aspect that somebody asks for
+    by name, see `members_of`.
     """
     found = members_of(aspects, aspect or SOLE_ASPECT)
     stems = {re.sub(r"\.\d+$", "", name) for name in aspects}
@@ -78,29 +81,76 @@ def read_heads(folder: Path, config: Any) -> tuple[dict[str, Tensor], Tensor | N
     """The reward heads (aspect → float32 [width]) and the value head (float32 [1, width]) of a folder.
 
     They stand in `score.weight` of a sequence classification folder, else in `heads.safetensors`.
-    Raises ConfigError where they are announced and missing, or are not plain linear heads.
+    Raises ConfigError where they are announced and missing, damaged, or no plain linear heads of the model's
+    width.
     """
     rewards: dict[str, Tensor] = {}
     value = None
+    width = config.get_text_config().hidden_size
     if is_classifier(config):
-        rewards = _rows(_score_weight(folder), _labels(config), folder)
+        rewards = _rows(_score_weight(folder), _labels(config), width, folder)
     if (folder / FILE).is_file():
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
-        tensors = load_file(folder / FILE)
+        try:
+            tensors = load_file(folder / FILE)
+        except (OSError, SafetensorError) as e:
+            raise ConfigError(f"{folder / FILE}: its heads cannot be read ({e}); {_MEND}") from e
         value = tensors.get("value.weight")
+        if value is not None and tuple(value.shape) != (1, width):
+            raise ConfigError(
+                f"{folder / FILE}: a value head of shape {list(value.shape)}, and the model takes "
+                f"[1, {width}]; {_MEND}"
+            )
         if "reward.weight" in tensors:
-            rewards = _rows(tensors["reward.weight"], names["reward"], folder)
+            rewards = _rows(tensors["reward.weight"], _names(folder), width, folder)
     return {aspect: row.float() for aspect, row in rewards.items()}, None if value is None else value.float()
 
 
 def read_standards(folder: Path) -> dict[str, Standard]:
-    """What is known of each head's units, by aspect; empty for a folder that says nothing."""
+    """What is known of each head's units, by aspect; empty for a folder that says nothing.
+
+    Raises ConfigError where what is said cannot be.
+    """
     if not (folder / NAMES).is_file():
         return {}
-    said = json.loads((folder / NAMES).read_text(encoding="utf-8")).get("standards", {})
-    return {aspect: Standard(**numbers) for aspect, numbers in said.items()}
+    said = _said(folder).get("standards", {})
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"{folder / NAMES}: 'standards' is no mapping of heads; {_MEND}")
+    return {
+        aspect: _standard(numbers, f"{folder / NAMES}: standards.{aspect}")
+        for aspect, numbers in said.items()
+    }
+
+
+def _standard(numbers: Any, where: str) -> Standard:
+    if not isinstance(numbers, Mapping) or set(numbers) != {"mean", "std", "n"}:
+        raise ConfigError(f"{where} must have mean, std and n, got {str(numbers)[:80]}; {_MEND}")
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise ConfigError(f"{where}.{name} must be a finite number, got {str(value)[:40]!r}; {_MEND}")
+    if numbers["std"] <= 0:
+        raise ConfigError(f"{where}.std must be above 0, got {numbers['std']}; {_MEND}")
+    return Standard(**numbers)
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What heads.json holds."""
+    try:
+        said = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ConfigError(f"{folder / NAMES}: the names of the heads cannot be read ({e}); {_MEND}") from e
+    if not isinstance(said, dict):
+        raise ConfigError(f"{folder / NAMES}: expected an object, got {type(said).__name__}; {_MEND}")
+    return said
+
+
+def _names(folder: Path) -> list[str]:
+    names = _said(folder).get("reward")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{folder / NAMES}: 'reward' must list the names of the heads; {_MEND}")
+    return names
 
 
 def write_heads(
@@ -136,18 +186,25 @@ def _labels(config: Any) -> list[str]:
     return [SOLE_ASPECT] if labels == ["LABEL_0"] else labels
 
 
-def _rows(weight: Tensor, names: list[str], folder: Path) -> dict[str, Tensor]:
+def _rows(weight: Tensor, names: list[str], width: int, folder: Path) -> dict[str, Tensor]:
+    if weight.ndim != 2 or weight.shape[1] != width:
+        raise ConfigError(
+            f"{folder}: reward heads of shape {list(weight.shape)}, and the model takes [heads, {width}]: "
+            f"they are another model's; {_MEND}"
+        )
     if weight.shape[0] != len(names):
         raise ConfigError(
             f"{folder}: {weight.shape[0]} reward heads, but names for {len(names)}: {', '.join(names)}"
         )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{folder}: two reward heads of one name: {', '.join(names)}; name them apart")
     return dict(zip(names, weight, strict=True))
 
 
 def _score_weight(folder: Path) -> Tensor:
     from safetensors import safe_open
 
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(path for path in folder.glob("*.safetensors") if path.name != FILE):
         with safe_open(file, framework="pt") as tensors:
             names = set(tensors.keys())
             if "score.bias" in names:

@@ -113,7 +113,11 @@ def make_report(
     report.unusable.update(rejects.reasons)
     turns = "last"
     if chosen is not None and (settle := method_named(chosen.name).settle):
-        chosen = settle(chosen, [row for row in read if isinstance(row, kinds)])
+        try:
+            chosen = settle(chosen, [row for row in read if isinstance(row, kinds)])
+        except DataError:
+            if not report.more:  # rows that are not looked at may hold what these do not
+                raise
     for row in read:
         cfg = chosen or _default(row)
         turns = getattr(cfg, "turns", turns)

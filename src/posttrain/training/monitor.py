@@ -97,7 +97,7 @@ class Check:
 class History:
     """All that a run's later checks depend on. scale: mean and standard deviation of each reward's answers at
     the first check. streak: suspicious checks in a row. alarms: rollouts at which there was alarm.
-    silent: why the gold judge gave no answer, and how often.
+    silent: why the gold judge gave no answer, and how often. unseen: checks in a row without any answer.
     """
 
     checks: int = 0
@@ -107,6 +107,7 @@ class History:
     streak: int = 0
     alarms: list[int] = field(default_factory=list)
     silent: dict[str, int] = field(default_factory=dict)
+    unseen: int = 0
 
 
 @final
@@ -117,6 +118,9 @@ class Monitor:
     and the proxy has not. `patience` of them in a row are an alarm. The best moves only where gold has
     *risen* beyond its noise: the highest of many noisy means is high by luck, and what comes after would seem
     to have fallen from it.
+
+    A gold judge that gives no answer at all sees nothing. That is an alarm at once where it has never given
+    one, and after `patience` such checks in a row where it has.
     """
 
     def __init__(self, cfg: MonitorConfig, judge: Judge, label: str) -> None:
@@ -126,7 +130,16 @@ class Monitor:
     @property
     def alarm(self) -> bool:
         """Whether there is alarm now."""
+        return self._fell or self._blind
+
+    @property
+    def _fell(self) -> bool:
         return self.now.streak >= self.cfg.patience
+
+    @property
+    def _blind(self) -> bool:
+        never = self.now.best is None
+        return self.now.unseen >= (1 if never else self.cfg.patience)
 
     def due(self, rollout: int) -> bool:
         """Whether rollout `rollout`, from 0, is to be checked; the first is of the policy as it began."""
@@ -141,14 +154,17 @@ class Monitor:
         missing = sum(gold is None for row in golds for gold in row)
         metrics = {"gold_no_answer": missing / max(asked, 1)}
         self.now.checks += 1
+        before = self.alarm
+        self.now.unseen = self.now.unseen + 1 if asked and missing == asked else 0
         if found:
             metrics |= self._compare(Check(rollout, *(_sums(found, i) for i in (1, 2))), found)
-        metrics |= {"alarm": float(self.alarm), "monitor_seconds": round(time.monotonic() - began, 3)}
+        self._tell(before)
+        metrics |= {"alarm": float(self._fell), "monitor_seconds": round(time.monotonic() - began, 3)}
         return metrics, golds
 
     def _golds(self, groups: Sequence[Group]) -> Golds:
         items = [(group.asked.prompt, answer.response) for group in groups for answer in group.answers]
-        said = iter(verdicts_of(self.judge, items, "the monitor's judge"))
+        said = iter(verdicts_of(self.judge, items, f"the monitor's judge '{self.cfg.judge.name}'"))
         return [[self._gold(next(said)) for _ in group.answers] for group in groups]
 
     def _gold(self, verdict: Verdict) -> float | None:
@@ -164,12 +180,9 @@ class Monitor:
         if now.best is None:
             now.best = check
             now.scale = {"proxy": _spread(found, 1), "gold": _spread(found, 2)}
-        before = self.alarm
         self._judge_fall(check)
-        if self.alarm:
+        if self._fell:
             now.alarms.append(check.rollout + 1)
-        if self.alarm != before:
-            print(f"{self.label}: {self.why() if self.alarm else 'no alarm any more'}", file=sys.stderr)
         shown = interval(check.gold, None, SHOWN)
         ends = {} if shown is None else {"gold_low": shown.low, "gold_high": shown.high}
         metrics = {"proxy": check.proxy.mean, "gold": check.gold.mean, **ends}
@@ -178,6 +191,13 @@ class Monitor:
             if std > 0:
                 metrics[f"{name}_standardised"] = (metrics[name] - mean) / std
         return metrics
+
+    def _tell(self, before: bool) -> None:
+        """Say on stderr that an alarm begins or ends, or that nothing is seen any more."""
+        if self.alarm != before:
+            print(f"{self.label}: {self.why() if self.alarm else 'no alarm any more'}", file=sys.stderr)
+        elif self.now.unseen == 1:
+            print(f"{self.label}: {self._unseen()}", file=sys.stderr)
 
     def _judge_fall(self, check: Check) -> None:
         """Count a suspicious check, end a row of them, or take a better best."""
@@ -191,6 +211,8 @@ class Monitor:
 
     def why(self) -> str:
         """The alarm in words."""
+        if not self._fell:
+            return self._unseen()
         best, last = self.now.best, self.now.last
         assert best is not None and last is not None  # noqa: PT018
         return (
@@ -198,6 +220,14 @@ class Monitor:
             f"{best.proxy.mean:.4g} to {last.proxy.mean:.4g} while the gold judge's fell from "
             f"{best.gold.mean:.4g} to {last.gold.mean:.4g}, beyond its noise in {self.now.streak} checks "
             "in a row: what is rewarded is no longer what is wanted"
+        )
+
+    def _unseen(self) -> str:
+        reason, count = max(self.now.silent.items(), key=lambda each: each[1])
+        checks = "a check" if self.now.unseen == 1 else f"{self.now.unseen} checks in a row"
+        return (
+            f"the monitor's judge '{self.cfg.judge.name}' gave no answer at all in {checks}, so nothing "
+            f"watches the reward (most often, {count} times: {reason})"
         )
 
     def summary(self) -> dict[str, Any]:

@@ -52,15 +52,18 @@ class BestOfN(TaskConfig):
     group_by: str = ""
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
-        """One outcome a prompt. Raises DataError where the writer has no samples in the data."""
+        """One outcome a prompt. Raises DataError where the writer has no samples in the data; ConfigError,
+        before a judge is asked, for an n that no prompt reaches or a judge that cannot score.
+        """
         groups = self._samples(self.writer or model_name(as_spec(ctx.model_path)))
         keys = ctx.take(list(groups))
-        items = [(groups[key][0], response) for key in keys for response in groups[key][1]]
-        picks = iter(_verdicts(self.pick, items, ctx.account))
-        golds = iter(_verdicts(self.gold, items, ctx.account)) if self.gold else None
         largest = max(len(groups[key][1]) for key in keys)
         if self.n is not None and self.n > largest:
             raise ConfigError(f"best_of_n: n is {self.n}, and no prompt has more than {largest} samples")
+        items = [(groups[key][0], response) for key in keys for response in groups[key][1]]
+        judges = [(use.name, _opened(use, ctx.account)) for use in (self.pick, self.gold) if use is not None]
+        said = [iter(_verdicts(judge, name, items)) for name, judge in judges]
+        picks, golds = said[0], said[1] if self.gold else None
         outcomes = []
         for key in keys:
             prompt, responses = groups[key]
@@ -118,14 +121,16 @@ class BestOfN(TaskConfig):
         )
 
 
-def _verdicts(
-    use: JudgeUse, items: Sequence[tuple[Prompt, Response]], account: Account | None
-) -> list[Verdict]:
+def _opened(use: JudgeUse, account: Account | None) -> Judge:
     judge = use.open(account)
     if not isinstance(judge, Judge):
         raise ConfigError(f"judge '{use.name}' only compares two answers; best_of_n needs one that scores")
+    return judge
+
+
+def _verdicts(judge: Judge, name: str, items: Sequence[tuple[Prompt, Response]]) -> list[Verdict]:
     whole = [item for item in items if item[1].finish != "length"]
-    said = iter(verdicts_of(judge, whole, f"judge '{use.name}'"))
+    said = iter(verdicts_of(judge, whole, f"judge '{name}'"))
     return [CUT_OFF if response.finish == "length" else next(said) for _, response in items]
 
 

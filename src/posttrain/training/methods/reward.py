@@ -7,11 +7,13 @@ for centring; `scales` for the ratings; Coste et al. (arXiv 2310.02743) for ense
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from posttrain.common.errors import DataError
 from posttrain.formats.rejects import RowError
 from posttrain.models.heads import SOLE_ASPECT, member_names
 from posttrain.records import Comparison, Rating, row_id
@@ -58,6 +60,18 @@ class Reward(MethodConfig):
     label_threshold: float | None = None
     recommended_lr: ClassVar[float] = 1e-5
 
+    @field_validator("heads")
+    @classmethod
+    def _told_apart(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
+        for head in heads:
+            if not head.strip():
+                raise ValueError("a head needs a name, the aspect it is for")
+            if heads.count(head) > 1:
+                raise ValueError(f"'{head}' stands twice; several heads of one aspect are `members`")
+            if re.search(r"\.\d+$", head):
+                raise ValueError(f"'{head}' is how a member of an aspect is called; give it another name")
+        return heads
+
     def aspects(self) -> tuple[str, ...]:
         return tuple(name for head in self.heads for name in member_names(head, self.members))
 
@@ -68,7 +82,11 @@ class Reward(MethodConfig):
 
 
 def settle(cfg: Reward, rows: Sequence[Comparison | Rating]) -> Reward:
-    """With the scales of the training rows' scores and labels, where the config gives none."""
+    """With the scales of the training rows' scores and labels, where the config gives none.
+
+    Raises DataError for a head that no row trains, and for scores or labels that are all the same.
+    """
+    _refuse_untrained(cfg, rows)
     ratings = [row for row in rows if isinstance(row, Rating)]
     scales = dict(cfg.scales or {})
     for head in cfg.heads:
@@ -78,8 +96,37 @@ def settle(cfg: Reward, rows: Sequence[Comparison | Rating]) -> Reward:
     bad = [not row.label for row in ratings if row.label is not None]
     cut = cfg.label_threshold
     if bad and cut is None:
+        _refuse_one_label(cfg, ratings)
         cut = threshold(sum(bad) / len(bad), cfg.reliability)
     return cfg.model_copy(update={"scales": scales or None, "label_threshold": cut})
+
+
+def _refuse_untrained(cfg: Reward, rows: Sequence[Comparison | Rating]) -> None:
+    trained: set[str | None] = set()
+    for row in rows:
+        if isinstance(row, Comparison):
+            trained.add(row.aspect)
+        else:
+            trained |= {aspect for aspect, score in row.scores.items() if score is not None}
+            trained |= {cfg.labelled} if row.label is not None else set()
+    for head in cfg.heads:
+        if rows and head not in trained:
+            raise DataError(
+                f"method.heads: not one of the {len(rows)} training rows compares or rates '{head}', so its "
+                "head would stay as random as it starts; leave it out, or give rows for it"
+            )
+
+
+def _refuse_one_label(cfg: Reward, ratings: Sequence[Rating]) -> None:
+    """Of those that train a head: a label is put aside where its row has a score."""
+    if cfg.labelled is None:
+        return
+    labels = [r.label for r in ratings if r.label is not None and r.scores.get(cfg.labelled) is None]
+    if len(set(labels)) == 1:
+        raise DataError(
+            f"ratings: all {len(labels)} labels are {'good' if labels[0] else 'bad'}, which teaches nothing; "
+            "give ratings of both, or leave these out"
+        )
 
 
 def encode(

@@ -56,14 +56,20 @@ class Scale(Config):
 
 
 def scale_of(aspect: str, scores: Sequence[float], ordinal: bool, reliability: float) -> Scale:
-    """The scale of the training rows' scores. Raises DataError where they say nothing or are no levels."""
-    mean = sum(scores) / len(scores)
-    std = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
+    """The scale of the training rows' scores. Raises DataError where they say nothing, are too large or too
+    small to reckon with, or are no levels.
+    """
     counts = Counter(scores)
     if len(counts) < 2:
         raise DataError(
             f"ratings: all {len(scores)} scores of '{aspect}' are {scores[0]}, which teaches nothing; leave "
             "the aspect out of method.heads, or give more ratings"
+        )
+    mean, std = _mean_and_spread(scores)
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise DataError(
+            f"ratings: the scores of '{aspect}', from {min(scores):g} to {max(scores):g}, have no mean and "
+            "standard deviation as floating-point numbers; give them in other units"
         )
     if not ordinal:
         return Scale(mean=mean, std=std)
@@ -76,6 +82,16 @@ def scale_of(aspect: str, scores: Sequence[float], ordinal: bool, reliability: f
     below = [sum(counts[level] for level in levels[: k + 1]) / len(scores) for k in range(len(levels) - 1)]
     thresholds = tuple(threshold(share, reliability) for share in below)
     return Scale(mean=mean, std=std, levels=tuple(levels), thresholds=thresholds)
+
+
+def _mean_and_spread(scores: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; differences are divided by the largest, whose square may be no number."""
+    mean = sum(scores) / len(scores)
+    apart = [abs(score - mean) for score in scores]
+    most = max(apart)
+    if not 0 < most < math.inf:
+        return mean, most
+    return mean, most * math.sqrt(sum((each / most) ** 2 for each in apart) / len(scores))
 
 
 def threshold(below: float, reliability: float) -> float:
