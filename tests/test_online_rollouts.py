@@ -62,9 +62,8 @@ def test_every_rollout_asks_as_many_prompts_and_each_comes_as_often(home, tmp_pa
     settings = {"rollout_prompts": 6, "keep_samples": 24}
     summary = train(home, tmp_path, GRPO, settings, batch_size=2, epochs=2)
     samples = lines(tmp_path / "samples.jsonl")
-    by_rollout = [{s["prompt"] for s in samples if s["rollout"] == r} for r in (1, 2, 3)]
-    assert [len(asked) for asked in by_rollout] == [6, 6, 6]  # 18 places for two passes over 9
-    assert set(Counter(prompt for asked in by_rollout for prompt in asked).values()) == {2}
+    assert Counter(s["rollout"] for s in samples) == {1: 6, 2: 6, 3: 6}
+    assert set(Counter(s["prompt"] for s in samples).values()) == {2}  # 18 places: two passes over 9
     assert summary["online"]["rollouts"] == 3
     assert summary["online"]["too_few"] == 0
     assert summary["steps"] == 9
@@ -142,13 +141,14 @@ def test_prompts_of_another_format_are_counted_once(home, tmp_path):
 
 
 def test_a_mix_may_not_lose_more_rows_than_allowed(home, tmp_path):
-    row = {"prompt": "Say it.", "completion": "word " * 200}
-    (tmp_path / "sft.jsonl").write_text(
-        "".join(json.dumps(row | {"prompt": f"Say {i}."}) + "\n" for i in range(6))
-    )
-    mix = {"data": str(tmp_path / "sft.jsonl"), "method": "sft"}
+    rows = [{"prompt": f"Say {i}.", "completion": "word " * (1 if i < 2 else 200)} for i in range(6)]
+    path = tmp_path / "sft.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mix = {"mix": {"data": str(path), "method": "sft"}}
     with pytest.raises(DataError, match="longer than"):
-        train(home, tmp_path / "out", GRPO, {"mix": mix}, max_length=60)
+        train(home, tmp_path / "out", GRPO, mix, max_length=60)
+    summary = train(home, tmp_path / "allowed", GRPO, mix, max_length=60, max_rejected=0.5)
+    assert (summary["rows"]["kept"], summary["rows"]["rejected"]) == (9 + 2, 4)
 
 
 def test_a_warm_up_leaves_the_policy_alone_whatever_decays(home, tmp_path):
@@ -202,7 +202,7 @@ def test_weights_that_are_no_numbers_are_not_saved(home, tmp_path):
         ({"name": "dpo", "soft_labels": True}, {}, r"method\.soft_labels"),
         ({"name": "rloo", "kl_estimate": "k2"}, {}, "kl_estimate is of the KL in the loss"),
         ({"name": "ppo", "kl_horizon": 7}, {}, "give that, too"),
-        ({"name": "ppo", "kl_target": 6.0, "kl_horizon": 15}, {}, "kl would leap"),
+        ({"name": "ppo", "kl_target": 6.0, "kl_horizon": 3}, {}, "kl would fall to 0"),
         (GRPO, {"rollout_prompts": 2}, "fewer than one update learns from"),
         (GRPO, {"truncated": True}, "a reward, judge or null, not true"),
         (GRPO, {"end_penalty": 1.0, "truncated": None}, "needs `truncated: judge`"),

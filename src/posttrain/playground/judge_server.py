@@ -106,8 +106,8 @@ class JudgeServer:
 
 
 def true_shares(prompt: Prompt, text: str) -> dict[str, float]:
-    """What the oracle knows of an answer, in [0, 1], under the names of the default rubric's aspects; "overall"
-    is for any other.
+    """What the oracle knows of an answer, in [0, 1], under the names of the default rubric's aspects;
+    "overall" is for any other.
     """
     found = grade(prompt, Response(text=text or " ", token_ids=(0,)))
     manner = sum(found.manner.values()) / len(found.manner)

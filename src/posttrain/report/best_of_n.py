@@ -71,7 +71,7 @@ def picked_from(found: BestOfN, evaluation: Artifact, artifacts: Sequence[Artifa
     behind it tell.
     """
     settings = found.task["settings"]
-    asked = next((t for t in evaluation.config.get("tasks") or () if _name(t) == BEST_OF_N), {})
+    asked: Any = next((t for t in evaluation.config.get("tasks") or () if _name(t) == BEST_OF_N), {})
     pick = asked.get("pick") if isinstance(asked, dict) else None
     judge = judge_in_words(pick or settings.get("pick"), evaluation, artifacts)
     made_of = [made_by(path, artifacts) for path in _several(settings.get("data"))]

@@ -122,8 +122,14 @@ def draw(
                 if p.name in families.get(name, ()):
                     axes.plot(_between(x, p.x), [y, p.y], color=TRAIN, alpha=0.5, linewidth=0.8)
         if best:
-            x, y = [b["x"] for b in best], [b["y"] for b in best]
-            axes.plot(x, y, "s-", color=HELDOUT, markersize=4, linewidth=1.2)
+            axes.plot(
+                [b["x"] for b in best],
+                [b["y"] for b in best],
+                "s-",
+                color=HELDOUT,
+                markersize=4,
+                linewidth=1.2,
+            )
             for b in best:
                 if b["y_low"] is not None:
                     axes.vlines(b["x"], b["y_low"], b["y_high"], color=HELDOUT, alpha=0.3, linewidth=1)
@@ -185,7 +191,8 @@ def _label(
     def at(x: float, y: float) -> Any:
         return axes.transData.transform((max(x, 0.0), y))
 
-    taken = [_box(*at(x, y), 6 * scale, 6 * scale) for x, y in dots]
+    places = [at(x, y) for x, y in dots]
+    taken = [_box(left, low, 6 * scale, 6 * scale) for left, low in places]
     lines = []
     for x0, y0, x1, y1 in strokes:
         (left, low), (right, high) = at(x0, y0), at(x1, y1)

@@ -139,10 +139,11 @@ class TrainConfig(Config):
         """One rollout's answers may not turn the sign of the weight that they adapt."""
         assert self.online is not None
         answers = self.online.n * (self.online.rollout_prompts or self.batch_size)
-        horizon = getattr(self.method, "kl_horizon", None)
-        if getattr(self.method, "kl_target", None) is not None and horizon is not None and answers > horizon:
+        horizon = getattr(self.method, "kl_horizon", 0)
+        if getattr(self.method, "kl_target", None) is not None and 0.2 * answers >= horizon:
             raise ValueError(
-                f"method.kl_horizon: {horizon} answers are fewer than a rollout's {answers}; kl would leap"
+                f"method.kl_horizon: {horizon} is no more than a fifth of a rollout's {answers} answers: kl "
+                "would fall to 0 at one stroke"
             )
 
     def _idle(self, method: Method) -> str:
