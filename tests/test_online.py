@@ -256,7 +256,7 @@ SCALE, BETA = 1.0, 0.5
         ({"name": "rloo", "kl": BETA}, {}),
         (
             {"name": "dpo", "beta": BETA},
-            {"judge": {"name": "judges:Table", "noise": True}, "n": 2, "pairs": "all"},
+            {"judge": {"name": "judges:Table", "noise": True}, "n": 8, "pairs": "all"},
         ),
     ],
     ids=["ppo", "grpo", "rloo", "online dpo"],
@@ -271,7 +271,7 @@ def test_the_whole_step_finds_the_closed_form(home, tmp_path, method, online, se
     copies = 32 if method["name"] == "dpo" else 8
     many.write_text("".join(json.dumps({**rows[0], "tags": {"copy": str(i)}}) + "\n" for i in range(copies)))
     settings = {
-        "prompts": str(many), "judge": "judges:Table", "n": 64 if method["name"] != "dpo" else 2,
+        "prompts": str(many), "judge": "judges:Table", "n": 64,
         "max_new_tokens": 1, **online,
     }  # fmt: skip
     train(
