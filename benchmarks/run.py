@@ -28,7 +28,7 @@ from bench import HERE, Bench, Online
 
 METHODS = ("sft", "dpo", "reward")
 PARTS = offline.PARTS | sampling.PARTS | rl.PARTS
-DEFAULT_PARTS = ("speed", "agreement")  # the others are to be asked for until they have run whole
+DEFAULT_PARTS = ("speed", "agreement", "sampling", "grpo", "ppo", "losses")
 
 
 def main() -> None:
