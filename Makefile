@@ -21,9 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/posttrain run recipes/quickstart.yaml --store $(STORE)
 
-# a file goes to one of as many processes as there are cores, each of one thread: the models of tests are too small for more
+# one thread: the models of tests are too small for more
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 1800
