@@ -20,7 +20,7 @@ from posttrain.report.page import STEP, ReportConfig, build
 class Page(HTMLParser):
     """Every tag with its attributes, and the text a reader sees."""
 
-    VOID = frozenset({"meta", "br", "img", "input", "link", "hr"})
+    VOID = frozenset({"meta", "br", "wbr", "img", "input", "link", "hr"})
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
