@@ -13,7 +13,7 @@ from pydantic import field_validator
 
 from posttrain.common.config import Config
 from posttrain.feedback.judge import Verdict
-from posttrain.feedback.verifiers import CUT_OFF, compiled
+from posttrain.feedback.verifiers import CUT_OFF, compiled, found_last
 from posttrain.records import Prompt, Response
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -56,17 +56,11 @@ class AliasJudge:
             return CUT_OFF
         if not prompt.references:
             return Verdict(None, "the prompt has no reference")
-        said = self._answer(response.text)
+        said = found_last(self.cfg.answer, response.text)
         if said is None:
             return Verdict(None, "no answer found in the response")
         found = matching(said, prompt.references, self.cfg.within)
         return Verdict(float(found is not None), f"is '{found}'" if found else f"answered '{said.strip()}'")
-
-    def _answer(self, text: str) -> str | None:
-        if self.cfg.answer is None:
-            return text
-        found = list(re.finditer(self.cfg.answer, text))
-        return found[-1][1 if found[-1].re.groups else 0] if found else None
 
 
 def matching(said: str, aliases: Iterable[str], within: bool = False) -> str | None:

@@ -55,20 +55,12 @@ class ExactMatchJudge:
             return CUT_OFF
         if prompt.reference is None:
             return Verdict(None, "the prompt has no reference")
-        said = self._answer(response.text)
+        said = found_last(self.cfg.answer, response.text)
         if said is None:
             return Verdict(None, "no answer found in the response")
-        wanted = self._answer(prompt.reference)
+        wanted = found_last(self.cfg.answer, prompt.reference)
         wanted = self._normalised(prompt.reference if wanted is None else wanted)
         return Verdict(float(self._normalised(said) == wanted), f"answered '{said.strip()}'")
-
-    def _answer(self, text: str) -> str | None:
-        if self.cfg.answer is None:
-            return text
-        found = list(re.finditer(self.cfg.answer, text))
-        if not found:
-            return None
-        return found[-1][1 if found[-1].re.groups else 0]
 
     def _normalised(self, text: str) -> str:
         text = _SPACE.sub(" ", unicodedata.normalize("NFKC", text))
@@ -110,6 +102,16 @@ class PatternJudge:
             else Verdict(float((match(response.text.strip()) is not None) == self.cfg.wanted))
             for _, response in items
         ]
+
+
+def found_last(pattern: str | None, text: str) -> str | None:
+    """The last match, its first group where the expression has one; the text itself without an expression,
+    None without a match.
+    """
+    if pattern is None:
+        return text
+    found = list(re.finditer(pattern, text))
+    return found[-1][1 if found[-1].re.groups else 0] if found else None
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
