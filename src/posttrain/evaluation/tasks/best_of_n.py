@@ -10,13 +10,12 @@ from pydantic import Field
 from posttrain.common.config import DataRef
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.engines.token_writer import model_name
+from posttrain.evaluation.answered import scoring, verdicts
 from posttrain.evaluation.items import group_of, read_items
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.best_of_n import expected_best, kl_bound, won
-from posttrain.feedback.judge import Account, Judge, Verdict
-from posttrain.feedback.judge_use import JudgeField, JudgeUse
-from posttrain.feedback.verdicts import verdicts_of
-from posttrain.feedback.verifiers import CUT_OFF
+from posttrain.feedback.judge import Verdict
+from posttrain.feedback.judge_use import JudgeField
 from posttrain.models.spec import as_spec
 from posttrain.records import Prompt, Response, Samples, prompt_key
 
@@ -61,8 +60,9 @@ class BestOfN(TaskConfig):
         if self.n is not None and self.n > largest:
             raise ConfigError(f"best_of_n: n is {self.n}, and no prompt has more than {largest} samples")
         items = [(groups[key][0], response) for key in keys for response in groups[key][1]]
-        judges = [(use.name, _opened(use, ctx.account)) for use in (self.pick, self.gold) if use is not None]
-        said = [iter(_verdicts(judge, name, items)) for name, judge in judges]
+        uses = [use for use in (self.pick, self.gold) if use is not None]
+        judges = [(use.name, scoring(use, ctx.account, "best_of_n")) for use in uses]
+        said = [iter(verdicts(judge, name, items)) for name, judge in judges]
         picks, golds = said[0], said[1] if self.gold else None
         outcomes = []
         for key in keys:
@@ -119,19 +119,6 @@ class BestOfN(TaskConfig):
             prompt=prompt.text,
             note="; ".join(dict.fromkeys(why)),
         )
-
-
-def _opened(use: JudgeUse, account: Account | None) -> Judge:
-    judge = use.open(account)
-    if not isinstance(judge, Judge):
-        raise ConfigError(f"judge '{use.name}' only compares two answers; best_of_n needs one that scores")
-    return judge
-
-
-def _verdicts(judge: Judge, name: str, items: Sequence[tuple[Prompt, Response]]) -> list[Verdict]:
-    whole = [item for item in items if item[1].finish != "length"]
-    said = iter(verdicts_of(judge, whole, f"judge '{name}'"))
-    return [CUT_OFF if response.finish == "length" else next(said) for _, response in items]
 
 
 def _several(data: str | list[str]) -> list[str]:

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from posttrain.common.config import DataRef
-from posttrain.common.errors import ConfigError
 from posttrain.engines.protocol import SamplingParams
-from posttrain.evaluation.items import group_of, read_items
+from posttrain.evaluation.answered import answered, scoring, verdicts
+from posttrain.evaluation.items import group_of
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
-from posttrain.feedback.judge import Account, Judge, Verdict
+from posttrain.feedback.judge import Verdict
 from posttrain.feedback.judge_use import JudgeField
-from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Prompt, Response, prompt_key
-
-CUT_OFF = Verdict(None, "cut off")
 
 
 class Judged(TaskConfig):
@@ -43,42 +40,14 @@ class Judged(TaskConfig):
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an answer; those to one prompt share a cluster. A prompt given twice is asked once."""
-        from posttrain.evaluation.open import with_room
-
-        distinct = {prompt_key(prompt): prompt for prompt in read_items(self.data, Prompt)}
-        prompts = ctx.take(list(distinct.values()))
-        room = with_room(ctx.model(), prompts)
-        answers = iter(ctx.respond([p for p, fits in zip(prompts, room, strict=True) if fits], self.sampling))
-        asked = (self.sampling or ctx.sampling).n
-        items = [
-            (prompt, n, response)
-            for prompt, fits in zip(prompts, room, strict=True)
-            for n, response in enumerate(next(answers) if fits else [None] * asked)
-        ]
-        verdicts = self._verdicts([(prompt, response) for prompt, _, response in items], ctx.account)
-        parts = list(dict.fromkeys(name for verdict in verdicts for name in verdict.parts))
+        asked = answered(ctx, self.data, self.sampling)
+        items = [(prompt, n, answer) for prompt, given in asked for n, answer in enumerate(given)]
+        judge = scoring(self.judge, ctx.account, "this task")
+        said = verdicts(judge, self.judge.name, [(prompt, answer) for prompt, _, answer in items])
+        parts = list(dict.fromkeys(name for verdict in said for name in verdict.parts))
         return [
-            self._outcome(prompt, n, response, verdict, parts)
-            for (prompt, n, response), verdict in zip(items, verdicts, strict=True)
-        ]
-
-    def _verdicts(
-        self, items: Sequence[tuple[Prompt, Response | None]], account: Account | None
-    ) -> list[Verdict]:
-        judge = self.judge.open(account)
-        if not isinstance(judge, Judge):
-            raise ConfigError(
-                f"judge '{self.judge.name}' only compares two answers; this task needs one that scores"
-            )
-        whole = [(prompt, answer) for prompt, answer in items if answer and answer.finish != "length"]
-        said = iter(verdicts_of(judge, whole, f"judge '{self.judge.name}'"))
-        return [
-            Verdict(None, "no room for an answer")
-            if answer is None
-            else CUT_OFF
-            if answer.finish == "length"
-            else next(said)
-            for _, answer in items
+            self._outcome(prompt, n, answer, verdict, parts)
+            for (prompt, n, answer), verdict in zip(items, said, strict=True)
         ]
 
     def _outcome(

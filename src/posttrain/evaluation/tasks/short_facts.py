@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 from posttrain.common.config import DataRef
 from posttrain.common.errors import PosttrainError
 from posttrain.engines.protocol import SamplingParams
-from posttrain.evaluation.items import group_of, read_items
+from posttrain.evaluation.answered import answered
+from posttrain.evaluation.items import group_of
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.fact_grades import Graded, RuleGrader
 from posttrain.feedback.fact_llm import LlmGrader
@@ -55,18 +56,11 @@ class ShortFacts(TaskConfig):
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an answer; those to one prompt share a cluster. A prompt given twice is asked once."""
-        from posttrain.evaluation.open import with_room
-
         grader = self.grader.open(ctx.account)
-        distinct = {prompt_key(prompt): prompt for prompt in read_items(self.data, Prompt)}
-        prompts = ctx.take(list(distinct.values()))
-        room = with_room(ctx.model(), prompts)
-        answers = iter(ctx.respond([p for p, fits in zip(prompts, room, strict=True) if fits], self.sampling))
-        drawn = (self.sampling or ctx.sampling).n
         items = [
             (prompt, n, response)
-            for prompt, fits in zip(prompts, room, strict=True)
-            for n, response in enumerate(next(answers) if fits else [None] * drawn)
+            for prompt, given in answered(ctx, self.data, self.sampling)
+            for n, response in enumerate(given)
         ]
         asked = [(prompt, response) for prompt, _, response in items if response is not None]
         said = grader.grade(asked)
