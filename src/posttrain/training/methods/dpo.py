@@ -30,6 +30,9 @@ class DPO(MethodConfig):
     eq. 6).
     sft_weight: weight of the chosen response's cross-entropy a token (RPO, arXiv 2404.19733, eq. 1).
     reference_free: leave the reference out (its log-probs count as equal for both).
+    first_tokens: only so many of each response's first tokens count, for policy and reference alike; None is
+    all. For pairs that differ in how they begin, such as an answer and a refusal (Phi-4, arXiv 2412.08905,
+    appendix A.1, takes 5). A pair that begins alike is rejected.
     """
 
     name: Literal["dpo"] = "dpo"
@@ -40,6 +43,7 @@ class DPO(MethodConfig):
     length_normalised: bool = False
     sft_weight: float = Field(0.0, ge=0)
     reference_free: bool = False
+    first_tokens: int | None = Field(None, ge=1)
     recommended_lr: ClassVar[float] = 1e-6
 
     def model_post_init(self, _: object) -> None:
@@ -48,7 +52,7 @@ class DPO(MethodConfig):
 
 
 def encode(cfg: DPO, rows: Sequence[Comparison], template: ChatTemplate) -> list[Example | RowError]:
-    return encode_pairs(rows, template)
+    return encode_pairs(rows, template, cfg.first_tokens)
 
 
 def loss(cfg: DPO, out: Output, batch: Batch) -> Loss:

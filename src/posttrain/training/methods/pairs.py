@@ -66,17 +66,31 @@ def branch_of(one: Said) -> Branch:
     return Branch(tokens, [False] * len(one.prompt) + [True] * len(one.response))
 
 
-def encode_pairs(rows: Sequence[Comparison], template: ChatTemplate) -> list[Example | RowError]:
+def encode_pairs(
+    rows: Sequence[Comparison], template: ChatTemplate, first: int | None = None
+) -> list[Example | RowError]:
     """Chosen and rejected after their one prompt.
 
-    columns: strength, probability (NaN where the judge gave none).
+    first: only so many tokens of each response; None is all. What comes after them cannot change their
+    log-probs, so it is left out and not computed. columns: strength, probability (NaN where the judge gave
+    none).
     """
-    return [
-        made
-        if isinstance(made, RowError)
-        else Example(row.provenance.id, tuple(branch_of(each) for each in made), pair_columns(row))
-        for row, made in zip(rows, said(rows, template), strict=True)
-    ]
+    found: list[Example | RowError] = []
+    for row, made in zip(rows, said(rows, template), strict=True):
+        begun = made if isinstance(made, RowError) or first is None else _beginnings(made, first)
+        if isinstance(begun, RowError):
+            found.append(begun)
+        else:
+            found.append(Example(row.provenance.id, tuple(map(branch_of, begun)), pair_columns(row)))
+    return found
+
+
+def _beginnings(pair: tuple[Said, ...], first: int) -> tuple[Said, ...] | RowError:
+    """The pair cut to its responses' first tokens; an error where those are the same."""
+    cut = tuple(Said(each.prompt, each.response[:first]) for each in pair)
+    if list(cut[0].response) == list(cut[1].response):
+        return RowError("rejected", f"the first {first} tokens (first_tokens) are those of chosen")
+    return cut
 
 
 def pair_columns(row: Comparison) -> dict[str, float]:
