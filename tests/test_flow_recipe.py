@@ -97,7 +97,13 @@ def test_references_stand_in_strings_lists_mappings_and_nested_configs() -> None
             ["r.yaml:1: these steps need each other: a -> c -> b -> a (-> means needs)"],
         ),
         ('a: {do: join, inputs: "@a"}', ["r.yaml:1: these steps need each other: a -> a (-> means needs)"]),
-        ("a: 3", ["r.yaml:1: 'a' is no step: expected {do: <verb>, …} or {repeat: <rounds>, steps: …}"]),
+        (
+            "a: 3",
+            [
+                "r.yaml:1: 'a' is no step: expected {do: <verb>, …}, {repeat: <rounds>, steps: …}"
+                " or {ablate: @step, columns: …}"
+            ],
+        ),
         ("a.b: {do: make}", ["r.yaml:1: 'a.b' is no name: letters, digits, _ and -, a letter or _ first"]),
         (
             "previous: {do: make}",

@@ -51,7 +51,7 @@ class Names:
     def __init__(self, written: Written) -> None:
         self.steps = {t.name for t in written.templates if t.name == t.origin}
         self.blocks = written.blocks
-        self.known = sorted({t.origin for t in written.templates})
+        self.known = sorted({*(t.origin for t in written.templates), *written.ablations})
 
     def find(self, reference: Reference) -> Target | str:
         """What the reference means, or why it means nothing."""

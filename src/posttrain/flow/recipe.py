@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from posttrain.common.config import Config, mistakes, nearest
 from posttrain.common.errors import ConfigError
 from posttrain.common.step import Step
+from posttrain.flow.columns import write_columns
 from posttrain.flow.inputs import inputs_of
 from posttrain.flow.overrides import parse_overrides
 from posttrain.flow.references import read_reference
@@ -88,7 +89,7 @@ def check_recipe(
     written = write_out(source, parse_overrides(overrides))
     if not written.templates:
         raise ConfigError(f"{name}: no steps")
-    flat = tell_apart(written)
+    flat, columns = write_columns(tell_apart(written), written.ablations)
     names = {step.name for step in flat}
     steps: list[RecipeStep] = []
     problems: dict[str, None] = {}
@@ -101,7 +102,7 @@ def check_recipe(
     if problems:
         raise ConfigError("\n".join(problems))
     order = [template.origin for template in written.templates]
-    return Recipe(name, tuple(steps), tuple(_notes(steps, order)))
+    return Recipe(name, tuple(steps), (*_notes(steps, order), *columns))
 
 
 def _check(flat: FlatStep, names: set[str], verbs: Mapping[str, str]) -> RecipeStep | list[str]:

@@ -38,7 +38,8 @@ def read_reference(text: str) -> Reference | None:
 def rewrite(value: Any, change: Callable[[Reference], Any]) -> Any:
     """Copy plain data with every reference in it replaced by what `change` makes of it.
 
-    A list that `change` returns for an item of a list is spliced in; None leaves the reference alone.
+    A list that `change` returns for an item of a list is spliced in, of a mapping its values; None leaves the
+    reference alone.
     """
     if isinstance(value, dict):
         return {key: rewrite(inner, change) for key, inner in value.items()}
@@ -46,6 +47,8 @@ def rewrite(value: Any, change: Callable[[Reference], Any]) -> Any:
         items: list[Any] = []
         for inner in value:
             new = rewrite(inner, change)
+            if isinstance(inner, str) and isinstance(new, dict):
+                new = list(new.values())
             items.extend(new if isinstance(inner, str) and isinstance(new, list) else [new])
         return items
     if isinstance(value, str):

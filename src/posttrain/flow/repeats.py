@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain.common.config import nearest
 from posttrain.common.errors import ConfigError
+from posttrain.flow.ablate import Ablation, read_block
 from posttrain.flow.overrides import Override, set_at, set_in_step
 from posttrain.flow.params import apply_params, fill, read_params
 from posttrain.flow.references import NAME
@@ -50,6 +51,7 @@ class Written:
 
     templates: tuple[Template, ...]
     blocks: Mapping[str, Block]
+    ablations: Mapping[str, Ablation]
 
 
 def write_out(source: Source, overrides: list[Override]) -> Written:
@@ -63,6 +65,7 @@ def write_out(source: Source, overrides: list[Override]) -> Written:
     params = read_params(given, source.places.under("params"))
     templates: list[Template] = []
     blocks: dict[str, Block] = {}
+    ablations: dict[str, Ablation] = {}
     for name, body in data.items():
         places = source.places.under(name)
         mine = [o for o in overrides if o.path[0] == name]
@@ -70,10 +73,12 @@ def write_out(source: Source, overrides: list[Override]) -> Written:
         if "repeat" in body:
             blocks[name], written = _repeat(name, body, places, params, mine)
             templates += written
+        elif "ablate" in body:
+            ablations[name] = _ablation(name, body, places, params, mine)
         else:
             templates.append(_single(name, body, places, params, mine))
     _check_shadows(blocks, list(data), source.places)
-    return Written(tuple(templates), blocks)
+    return Written(tuple(templates), blocks, ablations)
 
 
 def _check_names(names: list[str], places: Places) -> None:
@@ -88,10 +93,10 @@ def _check_names(names: list[str], places: Places) -> None:
 
 
 def _check_entry(name: str, body: Any, places: Places) -> None:
-    if not isinstance(body, dict) or not ("do" in body or "repeat" in body):
+    if not isinstance(body, dict) or not ("do" in body or "repeat" in body or "ablate" in body):
         raise ConfigError(
-            f"{places.at()}: '{name}' is no step: expected {{do: <verb>, …}}"
-            " or {repeat: <rounds>, steps: …}"
+            f"{places.at()}: '{name}' is no step: expected {{do: <verb>, …}},"
+            " {repeat: <rounds>, steps: …} or {ablate: @step, columns: …}"
         )
 
 
@@ -114,6 +119,17 @@ def _single(
             raise ConfigError(f"{override.place}: '{name}' is a step; name a field of it")
         places = set_in_step(body, override.path[1:], override, places)
     return Template(name, name, fill(body, params, places), places)
+
+
+def _ablation(
+    name: str, body: dict[str, Any], places: Places, params: Mapping[str, Any], overrides: list[Override]
+) -> Ablation:
+    for override in overrides:
+        if len(override.path) < 2:
+            raise ConfigError(f"{override.place}: '{name}' is an ablate block; name a field of it")
+        set_at(body, override.path[1:], override.value, override.place)
+        places = places.moved(override.path[1:], override.place)
+    return read_block(name, fill(body, params, places), places)
 
 
 def _repeat(
@@ -169,8 +185,10 @@ def _check_block(name: str, block: dict[str, Any], places: Places) -> dict[str, 
     _check_names(list(steps), places.under("steps"))
     for step, body in steps.items():
         _check_entry(f"{name}.{step}", body, places.under("steps", step))
-        if "repeat" in body:
-            raise ConfigError(f"{places.at(('steps', step))}: a repeat block cannot stand inside another")
+        for kind in ("repeat", "ablate"):
+            if kind in body:
+                at = places.at(("steps", step))
+                raise ConfigError(f"{at}: {kind}: a block cannot stand inside another")
     return steps
 
 
