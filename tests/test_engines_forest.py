@@ -82,7 +82,7 @@ def test_rows_may_fork_from_any_prefix_of_what_was_read(arch):
     model = model_of(hf)
     (text, other), own = prompts_of(37, 12), prompts_of(4, 4, 4, 4, seed=9)
     with torch.inference_mode():
-        slots, _ = reading.prefill(model.hf, [text, other])
+        slots, _ = reading.prefill(model.hf, [text, other], [(0, 37), (1, 12)])
         wave = Wave(slots, [0, 0, 1, 0], [5, 37, 12, 20], 4, torch.device("cpu"))
         for step in range(4):
             logits = ForestDecoder(model.hf).step([wave], torch.tensor([said[step] for said in own]))
@@ -168,7 +168,7 @@ def test_products_come_in_few_shapes():
 )
 def test_every_sample_begins_once_and_within_its_room(lengths, samples, limit, batch_tokens):
     """Waves end one by one, the oldest first; what is held stays within bounds, but for a row alone."""
-    waiting = SharedPrompts(lengths, [limit] * len(lengths), samples, batch_tokens)
+    waiting = SharedPrompts(lengths, [limit] * len(lengths), range(len(lengths)), samples, batch_tokens)
     begun: list[tuple[int, int]] = []
     held: list[tuple[int, int]] = []  # tokens and rows of each wave
     while waiting:
@@ -185,11 +185,12 @@ def test_prompts_of_other_lengths_get_other_waves():
     """Two prompts of 2,000 tokens and thirty of 30, two samples each: apart 2 * 2048 + 32 * 32 slot tokens,
     together 32 * 2048. Where the lengths are alike, a wave of its own would cost more than it saves.
     """
-    names = [(i, j) for i in range(32) for j in range(2)]
-    long, short = alike(names, [2000] * 2 + [30] * 30)
+    families = [[(i, 0), (i, 1)] for i in range(32)]
+    names = [name for family in families for name in family]
+    long, short = alike(families, [2000] * 2 + [30] * 30)
     assert {i for i, _ in long} == {0, 1}
     assert sorted(long + short) == names
-    assert alike(names, [40] * 2 + [30] * 30) == [names]
+    assert alike(families, [40] * 2 + [30] * 30) == [names]
 
 
 def test_sizes_are_rounded_to_few():

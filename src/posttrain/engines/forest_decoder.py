@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.engines.prefill import next_logits, prefill
+from posttrain.engines.prefixes import holders
 from posttrain.engines.shapes import filled, longest, whole_rows
 from posttrain.engines.wave import Wave
 from posttrain.models.attention import unmasked
@@ -30,14 +31,22 @@ class ForestDecoder:
     def begin(self, prompts: Sequence[Sequence[int]], slot: list[int], rows: int) -> tuple[Wave, Tensor]:
         """Rows that continue prompts[slot[r]], and more up to `rows` that nobody wants.
 
-        Also logits [R, V] of each row's first token.
+        A prompt that another begins with takes that one's slot and sees less of it. Also logits [R, V] of
+        each row's first token.
         """
-        slots, hidden = prefill(self.hf, prompts)
-        rounded = filled([*range(len(prompts))], whole_rows(len(prompts)))
+        holder = holders(prompts)
+        held = list(dict.fromkeys(holder[s] for s in slot))
+        place = {prompt: at for at, prompt in enumerate(held)}
+        sees = [(place[holder[s]], len(prompts[s])) for s in slot]
+        ends = list(dict.fromkeys(sees))
+        slots, hidden = prefill(self.hf, [prompts[i] for i in held], ends)
+        rounded = filled([*range(len(ends))], whole_rows(len(ends)))
         hidden = hidden.index_select(0, torch.tensor(rounded, device=hidden.device))
-        index = torch.tensor(filled(slot, rows), device=hidden.device)
+        at = {end: e for e, end in enumerate(ends)}
+        index = torch.tensor(filled([at[end] for end in sees], rows), device=hidden.device)
         logits = next_logits(self.hf, hidden).index_select(0, index)
-        return Wave(slots, slot, [slots.lengths[s] for s in slot], rows, hidden.device), logits
+        wave = Wave(slots, [s for s, _ in sees], [tokens for _, tokens in sees], rows, hidden.device)
+        return wave, logits
 
     def step(self, waves: Sequence[Wave], tokens: Tensor) -> Tensor:
         """Append tokens [R] to all rows of `waves`, in order; logits [R, V] of what comes after."""

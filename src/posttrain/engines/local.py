@@ -15,6 +15,7 @@ from posttrain.common.progress import progress
 from posttrain.engines.answers import Answers
 from posttrain.engines.decoder import RowDecoder
 from posttrain.engines.forest_decoder import ForestDecoder
+from posttrain.engines.prefixes import holders
 from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams
 from posttrain.engines.sampling import draw, uniforms
 from posttrain.engines.shapes import longest
@@ -84,7 +85,7 @@ class LocalEngine:
         limits = [self._limit(i, prompt, params) for i, prompt in enumerate(prompts)]
         out: dict[Name, Completion] = {}
         with self._inference() as decoder, progress(label, len(prompts) * params.n, "response") as bar:
-            waiting = self._waiting(decoder, [len(prompt) for prompt in prompts], limits, params.n)
+            waiting = self._waiting(decoder, prompts, limits, params.n)
             for answers in self._run(decoder, waiting, prompts, limits, params, bar):
                 out.update(answers.completions())
         return [[out[i, j] for j in range(params.n)] for i in range(len(prompts))]
@@ -139,9 +140,10 @@ class LocalEngine:
             )
         return min(params.max_new_tokens, room)
 
-    def _waiting(self, decoder: Any, lengths: list[int], limits: list[int], n: int) -> Waiting:
+    def _waiting(self, decoder: Any, prompts: Sequence[Sequence[int]], limits: list[int], n: int) -> Waiting:
+        lengths = [len(prompt) for prompt in prompts]
         if decoder.joins:
-            return SharedPrompts(lengths, limits, n, self.batch_tokens)
+            return SharedPrompts(lengths, limits, holders(prompts), n, self.batch_tokens)
         return PaddedBatches(lengths, limits, n, self.batch_tokens, decoder.wiring.mode != "padded")
 
     def _run(
@@ -159,7 +161,8 @@ class LocalEngine:
         while waiting or parties:
             held = sum(party.held for party in parties)
             for names in waiting.admit(held) if waiting else []:
-                parties.append(self._begin(decoder, names, prompts, limits, params))
+                begun = self._begin(decoder, names, prompts, limits, params)
+                parties.append(_Party(*begun, waiting.prompt_tokens(names)))
             going: list[_Party] = []
             tokens: list[Tensor] = []
             for party in parties:
@@ -183,13 +186,13 @@ class LocalEngine:
         prompts: Sequence[Sequence[int]],
         limits: list[int],
         params: SamplingParams,
-    ) -> _Party:
+    ) -> tuple[Batch, Answers, Tensor]:
         answers = Answers(names, [limits[i] for i, _ in names], params, self._stop_ids.device)
         asked = list(dict.fromkeys(i for i, _ in names))
         at = {prompt: place for place, prompt in enumerate(asked)}
         slot = [at[i] for i, _ in names]
         batch, logits = decoder.begin([prompts[i] for i in asked], slot, len(answers.rows))
-        return _Party(batch, answers, logits, sum(len(prompts[i]) for i in asked))
+        return batch, answers, logits
 
     def _draw(self, party: _Party, params: SamplingParams, stops: StopStrings, bar: Bar) -> Tensor | None:
         """One token for each row, or None where all answers are over; rows that are over may leave."""

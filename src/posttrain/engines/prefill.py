@@ -73,13 +73,17 @@ class _Reading:
         return along_paths(query, key, value, self.forest.layout, scale, window)
 
 
-def prefill(hf: Any, prompts: Sequence[Sequence[int]]) -> tuple[Slots, Tensor]:
+def prefill(
+    hf: Any, prompts: Sequence[Sequence[int]], ends: Sequence[tuple[int, int]]
+) -> tuple[Slots, Tensor]:
     """Read each prompt once, and what several share from the start once for them all.
 
-    Returns their keys and values, and the last hidden state of each [S, hidden].
+    ends: (prompt, tokens), the beginnings that a state is wanted of. Returns the prompts' keys and values,
+    and the last hidden state of each of `ends` [E, hidden].
     """
     slots = Slots([len(prompt) for prompt in prompts])
-    states = []
+    states: list[Tensor] = []
+    order: list[int] = []
     for first, last in _chunks(slots.lengths):
         branches = [Branch(prompt, [False] * len(prompt)) for prompt in prompts[first:last]]
         forest = plant([tree_of(branches)]).to(hf.device)
@@ -91,8 +95,13 @@ def prefill(hf: Any, prompts: Sequence[Sequence[int]]) -> tuple[Slots, Tensor]:
                 use_cache=False,
                 cells=cells,
             )
-        states.append(out.last_hidden_state[0].index_select(0, forest.tails))
-    return slots, torch.cat(states)
+        here = [e for e, (prompt, _) in enumerate(ends) if first <= prompt < last]
+        at = [cells.paths[prompt - first][tokens - 1] for prompt, tokens in (ends[e] for e in here)]
+        if at:
+            states.append(out.last_hidden_state[0].index_select(0, torch.stack(at)))
+            order += here
+    hidden = torch.cat(states)
+    return slots, hidden.new_empty(hidden.shape).index_copy_(0, torch.tensor(order, device=hf.device), hidden)
 
 
 def next_logits(hf: Any, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -26,19 +27,32 @@ class Waiting(Protocol):
         """Which begin now, wave by wave, beside `held` tokens in the cache; none while there is no room."""
         ...
 
+    def prompt_tokens(self, names: Sequence[Name]) -> int:
+        """Tokens that a wave holds of its prompts."""
+        ...
+
 
 class SharedPrompts:
-    """For a cache that holds a prompt once: its samples begin together where they have room.
+    """For a cache that holds a prompt once: its samples begin together where they have room, and with them
+    those of all prompts that it begins with, which are held with it.
 
-    lengths, limits: tokens of each prompt, and new ones it may have. batch_tokens: cells of the cache.
+    lengths, limits: tokens of each prompt, and new ones it may have. holders: for each prompt, the one in
+    whose slot it is held. batch_tokens: cells of the cache.
     """
 
     def __init__(
-        self, lengths: Sequence[int], limits: Sequence[int], samples: int, batch_tokens: int
+        self,
+        lengths: Sequence[int],
+        limits: Sequence[int],
+        holders: Sequence[int],
+        samples: int,
+        batch_tokens: int,
     ) -> None:
-        self.lengths, self.limits, self.samples, self.batch_tokens = lengths, limits, samples, batch_tokens
-        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-        self._queue = deque((i, 0) for i in order)  # prompt, its first sample that has not begun
+        self.lengths, self.limits, self.holders, self.batch_tokens = lengths, limits, holders, batch_tokens
+        families: dict[int, list[Name]] = {}
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            families.setdefault(holders[i], []).extend((i, j) for j in range(samples))
+        self._queue = deque(families.values())  # in each family the longest prompt first
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -47,48 +61,65 @@ class SharedPrompts:
         room = self.batch_tokens - held
         if held and room < self.batch_tokens * _ENTER:
             return []
-        chosen: list[Name] = []
+        chosen: list[list[Name]] = []
         while self._queue:
-            i, first = self._queue[0]
-            count = self._fitting(i, self.samples - first, room, alone=not (held or chosen))
+            family = self._queue[0]
+            count = self._fitting(family, room, alone=not (held or chosen))
             if not count:
                 break
             self._queue.popleft()
-            chosen += [(i, j) for j in range(first, first + count)]
-            room -= self.lengths[i] + count * self.limits[i]
-            if first + count < self.samples:
-                self._queue.appendleft((i, first + count))
+            chosen.append(family[:count])
+            room -= self._cells(family[:count])
+            if count < len(family):
+                self._queue.appendleft(family[count:])
                 break
         return alike(chosen, self.lengths)
 
-    def _fitting(self, i: int, wanted: int, room: int, alone: bool) -> int:
-        """How many of a prompt's samples may begin: all or none, but for those that never fit together."""
-        if self.lengths[i] + wanted * self.limits[i] <= room:
-            return wanted
-        return min(wanted, max((room - self.lengths[i]) // self.limits[i], 1)) if alone else 0
+    def prompt_tokens(self, names: Sequence[Name]) -> int:
+        longest: dict[int, int] = {}
+        for i, _ in names:
+            longest[self.holders[i]] = max(self.lengths[i], longest.get(self.holders[i], 0))
+        return sum(longest.values())
+
+    def _cells(self, family: Sequence[Name]) -> int:
+        return self.lengths[family[0][0]] + sum(self.limits[i] for i, _ in family)
+
+    def _fitting(self, family: Sequence[Name], room: int, alone: bool) -> int:
+        """How many of a family's samples may begin: all or none, but for those that never fit together."""
+        whole = self._cells(family)
+        if whole <= room:
+            return len(family)
+        if whole <= self.batch_tokens:
+            return 0
+        room -= self.lengths[family[0][0]]
+        ends = itertools.accumulate(self.limits[i] for i, _ in family)
+        return max(sum(end <= room for end in ends), int(alone))
 
 
-def alike(names: Sequence[Name], lengths: Sequence[int]) -> list[list[Name]]:
-    """Cut samples into waves whose prompts are of like length, for a wave's slots are all as wide as its
-    longest prompt: the cheapest cut, by dynamic programming over widths.
+def alike(families: Sequence[Sequence[Name]], lengths: Sequence[int]) -> list[list[Name]]:
+    """Cut samples into waves whose slots are of like length, for a wave's slots are all as wide as its
+    longest: the cheapest cut, by dynamic programming over widths.
+
+    families: samples that share a slot, which has room for the first one's prompt.
     """
-    by_width: dict[int, list[Name]] = {}
-    for name in sorted(names, key=lambda name: -lengths[name[0]]):
-        by_width.setdefault(whole_tokens(lengths[name[0]]), []).append(name)
+    by_width: dict[int, list[Sequence[Name]]] = {}
+    for family in sorted(families, key=lambda family: -lengths[family[0][0]]):
+        by_width.setdefault(whole_tokens(lengths[family[0][0]]), []).append(family)
     widths = list(by_width)  # falling
     best, cut = [0.0], [0]  # of the first k widths
     for k in range(1, len(widths) + 1):
         costs = []
         for first in range(k):
-            wave = [name for width in widths[first:k] for name in by_width[width]]
-            slots = whole_rows(len({i for i, _ in wave}))
-            costs.append(best[first] + slots * widths[first] + _ROW * whole_rows(len(wave)) + _WAVE)
+            wave = [family for width in widths[first:k] for family in by_width[width]]
+            slots, rows = whole_rows(len(wave)), whole_rows(sum(map(len, wave)))
+            costs.append(best[first] + slots * widths[first] + _ROW * rows + _WAVE)
         best.append(min(costs))
         cut.append(costs.index(best[-1]))
     waves: list[list[Name]] = []
     k = len(widths)
     while k:
-        waves.append([name for width in widths[cut[k] : k] for name in by_width[width]])
+        families = [family for width in widths[cut[k] : k] for family in by_width[width]]
+        waves.append([name for family in families for name in family])
         k = cut[k]
     return waves[::-1]
 
@@ -102,6 +133,7 @@ class PaddedBatches:
     def __init__(
         self, lengths: Sequence[int], limits: Sequence[int], samples: int, batch_tokens: int, even: bool
     ) -> None:
+        self.lengths = lengths
         self._batches = deque(_batches(lengths, limits, samples, batch_tokens, even))
 
     def __bool__(self) -> bool:
@@ -109,6 +141,9 @@ class PaddedBatches:
 
     def admit(self, held: int) -> list[list[Name]]:
         return [] if held else [self._batches.popleft()]
+
+    def prompt_tokens(self, names: Sequence[Name]) -> int:
+        return sum(self.lengths[i] for i, _ in names)
 
 
 def _batches(
