@@ -29,17 +29,19 @@ REFUSALS = (
     r"\A\W*(?:unknown|n/?a|no answer|not sure|unsure)\W*\Z",
 )
 NO_REFERENCE = "the prompt has no reference"
+ANSWERABLE = "answerable"  # the tag of a prompt; "no" where nothing that answers it could be right
 
 
 @dataclass(frozen=True)
 class Graded:
     """grade: None where there is none, and `reason` says why. asked: a grader was asked and gave none; False
-    where the answer could not be graded at all.
+    where the answer could not be graded at all. uncertain: the grader read the answer and cannot tell.
     """
 
     grade: Grade | None
     reason: str = ""
     asked: bool = True
+    uncertain: bool = False
 
 
 class Grader(Protocol):
@@ -52,14 +54,20 @@ def gradable(prompt: Prompt, response: Response) -> Graded | None:
     """Why an answer has no grade before any grader is asked; None where one can be asked."""
     if response.finish == "length":
         return Graded(None, CUT_OFF.reason, asked=False)
-    if not prompt.references:
+    if not prompt.references and answerable(prompt):
         return Graded(None, NO_REFERENCE, asked=False)
     return None
 
 
+def answerable(prompt: Prompt) -> bool:
+    """False for a prompt whose tags say that no answer to it is right: it asks about what does not exist."""
+    return prompt.tags.get(ANSWERABLE) != "no"
+
+
 class RuleGrader(Config):
     """Correct where the response is one of the references (`alias_match`), not attempted where it says that
-    it does not know, or says nothing; else incorrect. One that does both, with `within`, has no grade.
+    it does not know, or says nothing; else incorrect. One that does both, with `within`, has no grade. To a
+    prompt with the tag `answerable: no` every answer but a refusal is incorrect.
 
     within, answer: as in `alias_match`; a response that gives neither an answer by that pattern nor a refusal
     has no grade. refusals: regular expressions, without case, a typographic apostrophe read as a plain one.
@@ -94,15 +102,15 @@ class RuleOpened:
         return [gradable(*item) or self._graded(*item) for item in items]
 
     def _graded(self, prompt: Prompt, response: Response) -> Graded:
-        said = self._answer(response.text)
         refusal = refuses(response.text, self.cfg.refusals)
+        said = self._answer(response.text) if answerable(prompt) else response.text
         if said is not None:
             whole = matching(said, prompt.references)
             found = whole or matching(said, prompt.references, self.cfg.within)
             if found is not None and (whole is not None or refusal is None):
                 return Graded("correct", f"is '{found}'")
             if found is not None:
-                return Graded(None, f"both '{found}' and '{refusal}'")
+                return Graded(None, f"both '{found}' and '{refusal}'", uncertain=True)
         if refusal is not None:
             return Graded("not_attempted", f"says '{refusal}'" if refusal else "says nothing")
         if said is None:

@@ -14,6 +14,7 @@ VERBS: Mapping[str, str] = {
     "curate": "posttrain.prompts.curate:STEP",
     "sample": "posttrain.engines.sample:STEP",
     "choose": "posttrain.feedback.choose:STEP",
+    "probe": "posttrain.feedback.knowledge.probe:STEP",
     "judge": "posttrain.feedback.judging:STEP",
     "train": "posttrain.training.train:STEP",
     "evaluate": "posttrain.evaluation.suite:STEP",

@@ -1,0 +1,1 @@
+"""What a model knows: probing it, questions nobody can answer, and rows that teach it to say so."""
