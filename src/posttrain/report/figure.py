@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 # Colours that occur in no figure otherwise; each is replaced by a variable of the page's style sheet.
 INK, FAINT, TRAIN, HELDOUT, WORSE = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+BETTER = "#101112"
 VARIABLES = {
     INK: "--ink-2",
     FAINT: "--line",
     TRAIN: "--series-1",
     HELDOUT: "--series-2",
     WORSE: "--worse",
+    BETTER: "--better",
 }
 
 

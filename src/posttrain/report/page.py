@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from posttrain.common.config import Config, DataRef, ModelRef
-from posttrain.common.errors import ConfigError
+from posttrain.common.errors import ConfigError, TrainingError
 from posttrain.common.files import atomic, write_json
 from posttrain.common.step import Step, StepContext
+from posttrain.report.ablation_config import AblationConfig
 
 if TYPE_CHECKING:
     from posttrain.report.collect import Artifact
@@ -20,12 +21,18 @@ HERE = Path(__file__).parent
 _DRAWN = ("svg", "diagram", "scale", "range")  # what the page draws, which tables.json leaves out
 
 
+def _plain(value: Any) -> Any:
+    """`ablation: true` takes the defaults."""
+    return {} if value is True else None if value is False else value
+
+
 class ReportConfig(Config):
     """inputs: the steps the page is about; whatever they were made from is found through their manifests.
 
     title: of the page. answers: prompts a task whose sampled answers are shown, drawn with `seed`.
     frontier: label of the task that is set against the KL, where an evaluation holds the task `kl`; the first
-    other one where not given.
+    other one where not given. ablation: the models of each evaluation as columns of one table; `true` for its
+    defaults.
     """
 
     inputs: tuple[DataRef | ModelRef, ...] = Field(min_length=1)
@@ -33,14 +40,18 @@ class ReportConfig(Config):
     answers: int = Field(6, ge=0)
     seed: int = 0
     frontier: str | None = None
+    ablation: Annotated[AblationConfig | None, BeforeValidator(_plain)] = None
 
 
 def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
-    """Write `report.html` and `tables.json`."""
+    """Write `report.html` and `tables.json`, and with `ablation` its table as JSON and CSV.
+
+    Raises TrainingError, all files written, where a regression fails the step.
+    """
     return write_report(cfg, ctx.out)
 
 
-STEP = Step("report", ReportConfig, run, version=3)
+STEP = Step("report", ReportConfig, run, version=4)
 
 
 def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:
@@ -54,23 +65,34 @@ def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = Non
 
 
 def write_report(cfg: ReportConfig, out: Path) -> dict[str, Any]:
+    from posttrain.report.ablation_files import write_tables
     from posttrain.report.collect import collect
 
     content = gather(cfg, collect(cfg.inputs))
     with atomic(out / "report.html") as f:
         f.write(render(content))
     write_json(out / "tables.json", plain(content))
+    if content["ablations"]:
+        write_tables(out, plain(content["ablations"]))
+    failed = [said for table in content["ablations"] for said in table["regressions"]]
+    if failed:
+        raise TrainingError(
+            "\n  ".join(["fail_on_regression:", *failed])
+            + f"\n  The page is written all the same: {out / 'report.html'}"
+        )
     return {"steps": len(content["provenance"]["steps"]), "verdicts": content["verdicts"]}
 
 
 def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """All that the page shows, as plain data."""
     from posttrain.report import stages
+    from posttrain.report.ablation import ablation_table
     from posttrain.report.answers import sampled_answers
     from posttrain.report.calibration import calibration_curves
     from posttrain.report.collect import read_summary
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
+    from posttrain.report.evolution import evolution
     from posttrain.report.families import families
     from posttrain.report.frontier import frontier
     from posttrain.report.gates import gate_table
@@ -78,12 +100,15 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     from posttrain.report.methods import methods_table
 
     evaluations: list[dict[str, Any]] = []
+    ablations: list[dict[str, Any]] = []
     summaries = {
         artifact.folder: read_summary(artifact) for artifact in artifacts if artifact.kind == "evaluate"
     }
     for artifact in artifacts:
         if artifact.folder in summaries:
             summary, others = summaries[artifact.folder], list(summaries.values())
+            table = None if cfg.ablation is None else ablation_table(cfg.ablation, artifact, summary)
+            ablations += [table] if table else []
             evaluations.append(
                 {
                     "name": artifact.name,
@@ -93,6 +118,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
                     "stages": stages.stage_table(summary),
                     "methods": methods_table(artifact, summaries, artifacts),
                     "groups": stages.group_tables(summary),
+                    "evolution": evolution(summary, f"v{len(evaluations)}"),
                     "metrics": stages.metric_tables(summary),
                     "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
                     "frontier": frontier(summary, others, artifacts, cfg.frontier, f"x{len(evaluations)}"),
@@ -110,6 +136,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "title": cfg.title,
         "seed": cfg.seed,
         "evaluations": evaluations,
+        "ablations": ablations,
         "lead": _lead(evaluations, artifacts),
         "verdicts": [v for evaluation in evaluations for v in evaluation["verdicts"]],
         "gains": [m for evaluation in evaluations if (m := evaluation["methods"]) and m["seeds"]],
@@ -158,6 +185,7 @@ def render(content: dict[str, Any]) -> str:
     environment.filters["drawn"] = Markup
     return environment.get_template("page.html.j2").render(
         **content,
+        evolves=any(evaluation["evolution"] for evaluation in content["evaluations"]),
         has_answers=any(evaluation["answers"] for evaluation in content["evaluations"]),
         marks={"better": "▲", "worse": "▼", "same": "≈", None: "·"},
         words=stages.words,

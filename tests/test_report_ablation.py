@@ -1,0 +1,234 @@
+"""The ablation table and the figure of shares: what they say, what they mark, and what fails the step."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from report_artifacts import Atlas, write_artifact, write_lines
+
+from posttrain.common.errors import ConfigError, TrainingError
+from posttrain.common.files import write_json
+from posttrain.common.step import StepContext
+from posttrain.evaluation.summary import summarise
+from posttrain.evaluation.task import ModelKind, Outcome
+from posttrain.evaluation.tasks import TaskUse
+from posttrain.report.evolution import evolution
+from posttrain.report.page import STEP, ReportConfig
+
+MODELS: dict[str, ModelKind] = {"sft": "policy", "dpo": "policy", "both": "policy"}
+N = 60
+
+
+class Facts(Atlas):
+    title: ClassVar[str] = "Short facts"
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"incorrect"})
+    undirected: ClassVar[frozenset[str]] = frozenset({"not_attempted"})
+
+
+class Sums(Atlas):
+    title: ClassVar[str] = "Sums"
+
+
+class Style(Atlas):
+    title: ClassVar[str] = "Style"
+    headline: ClassVar[str] = "obeyed"
+
+
+USES = tuple(
+    TaskUse(name=name, label=name, settings=settings)
+    for name, settings in (("facts", Facts()), ("sums", Sums()), ("style", Style()))
+)
+# of 60 items: (correct, left open) of the facts; right sums; obeyed styles
+MADE = {"sft": (24, 6, 15, 45), "dpo": (18, 12, 45, 15), "both": (24, 30, 30, 45)}
+
+
+def outcome(task: str, i: int, metrics: dict[str, float | None], group: str = "") -> Outcome:
+    return Outcome(f"{task}-{i}", f"{task}-{i}", metrics, group, "Q", "A")
+
+
+def outcomes(model: str) -> dict[str, list[Outcome]]:
+    correct, left, sums, style = MADE[model]
+    facts = []
+    for i in range(N):
+        said = "correct" if i < correct else "not_attempted" if i < correct + left else "incorrect"
+        shares = {name: float(name == said) for name in ("correct", "not_attempted", "incorrect")}
+        facts.append(outcome("facts", i, {**shares}, "known" if i < 30 else "unknown"))
+    facts.append(outcome("facts", N, dict.fromkeys(("correct", "not_attempted", "incorrect")), "known"))
+    return {
+        "facts": facts,
+        "sums": [outcome("sums", i, {"correct": float(i < sums)}) for i in range(N)],
+        "style": [outcome("style", i, {"obeyed": float(i < style)}) for i in range(N)],
+    }
+
+
+@pytest.fixture(name="score", scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_artifact(
+        tmp_path_factory.mktemp("store") / "score-99223344bbcc", "evaluate", {}, 3.0, {}, {}
+    )
+    results = {(model, task): some for model in MODELS for task, some in outcomes(model).items()}
+    lines = [{"model": m, "task": t, **vars(o)} for (m, t), some in results.items() for o in some]
+    write_lines(folder / "results.jsonl", lines)
+    paths = {name: f"../{name}" for name in MODELS}
+    write_json(folder / "summary.json", summarise(USES, paths, MODELS, results) | {"seed": 0, "limit": None})
+    return folder
+
+
+def report(score: Path, out: Path, ablation: Any) -> str:
+    out.mkdir(exist_ok=True)
+    STEP.run(ReportConfig(inputs=(str(score),), ablation=ablation), StepContext(out, out / "state", "page"))
+    return (out / "report.html").read_text("utf-8")
+
+
+def table(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "ablation.json").read_text("utf-8"))["tables"][0]
+    return found
+
+
+def words(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html.split("</style>")[1]))
+
+
+def test_a_trade_stands_in_words_above_everything_else(score: Path, tmp_path: Path) -> None:
+    html = report(score, tmp_path, True)
+    said = {entry["column"]: entry for entry in table(tmp_path)["said"]}
+    assert said["dpo"]["kind"] == "trade"
+    assert [c["on"] for c in said["dpo"]["better"]] == ["Sums"]
+    assert [c["on"] for c in said["dpo"]["worse"]] == ["Short facts", "Style"]
+    header = words(html[: html.index("<nav")])
+    assert re.search(
+        r"dpo against sft A trade\. Better on Sums \+50\.0 points \[.*?\]\. "
+        r"Worse on Short facts −10\.0 points \[.*?\], Style −50\.0 points \[.*?\]\.",
+        header,
+    )
+    assert html.index("A trade.") < html.index("<nav")
+
+
+def test_rows_are_tasks_and_facets_columns_variants_and_only_the_sure_best_is_bold(
+    score: Path, tmp_path: Path
+) -> None:
+    html = report(score, tmp_path, {"metrics": {"facts": ["incorrect", "not_attempted"]}})
+    found = table(tmp_path)
+    assert found["columns"] == ["sft", "dpo", "both"]
+    assert [(row["task"], row["metric"], row["group"]) for row in found["rows"]] == [
+        ("facts", "correct", ""),
+        ("facts", "correct", "known"),
+        ("facts", "correct", "unknown"),
+        ("facts", "incorrect", ""),
+        ("facts", "not_attempted", ""),
+        ("sums", "correct", ""),
+        ("style", "obeyed", ""),
+    ]
+    best = {
+        (row["task"], row["metric"], row["group"]): cell["column"]
+        for row in found["rows"]
+        for cell in row["cells"]
+        if cell["best"]
+    }
+    # of two columns with the same style none is best; left open is neither good nor bad
+    assert best == {("sums", "correct", ""): "dpo", ("facts", "incorrect", ""): "both"}
+    assert html.count("mean best") == 2
+    sums = found["rows"][5]["cells"]
+    assert [cell["value"]["mean"] for cell in sums] == [0.25, 0.75, 0.5]
+    assert [cell["against"] and cell["against"]["mean"] for cell in sums] == [None, 0.5, 0.25]
+    assert found["rows"][0]["cells"][0]["text"]["missing"] == "1 of 61 not scored"
+
+
+def test_the_same_numbers_for_machines(score: Path, tmp_path: Path) -> None:
+    report(score, tmp_path, {"baseline": "dpo"})
+    with open(tmp_path / "ablation.csv", encoding="utf-8") as f:
+        lines = list(csv.DictReader(f))
+    assert len(lines) == 5 * 3
+    cell = next(line for line in lines if (line["task"], line["column"]) == ("sums", "sft"))
+    assert (float(cell["mean"]), float(cell["difference"]), cell["verdict"]) == (0.25, -0.5, "worse")
+    assert next(line for line in lines if line["column"] == "dpo")["difference"] == ""
+
+
+def test_a_regression_fails_the_step_with_its_numbers_and_the_page_stays(score: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as e:
+        report(score, tmp_path, {"fail_on_regression": True})
+    assert re.search(
+        r"dpo is worse than sft on Style \(style, obeyed\): −50\.0 points \[−\d\d\.\d, −\d\d\.\d\], paired",
+        str(e.value),
+    )
+    assert "both is worse" not in str(e.value)
+    assert str(tmp_path / "report.html") in str(e.value)
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "Failed. dpo is worse than sft on Style" in words(html)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fails"),
+    [
+        ({"fail_on_regression": ["sums"]}, False),
+        ({"fail_on_regression": ["style"]}, True),
+        ({"fail_on_regression": True, "watch": ["both"]}, False),
+        ({"fail_on_regression": ["facts/known"]}, True),
+        ({"fail_on_regression": ["style"], "baseline": "dpo"}, False),
+        ({"fail_on_regression": False}, False),
+    ],
+)
+def test_what_can_fail_it_is_asked_for(score: Path, tmp_path: Path, asked: Any, fails: bool) -> None:
+    if fails:
+        with pytest.raises(TrainingError, match="is worse than"):
+            report(score, tmp_path, asked)
+    else:
+        report(score, tmp_path, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"baseline": "stf"}, "no column 'stf' in score (did you mean 'sft'?)"),
+        ({"watch": ["bth"]}, "no column 'bth' in score (did you mean 'both'?)"),
+        ({"metrics": {"fcts": ["incorrect"]}}, "no task 'fcts' in score (did you mean 'facts'?)"),
+        ({"metrics": {"facts": ["incorect"]}}, "no metric 'incorect' in facts (did you mean 'incorrect'?)"),
+        ({"fail_on_regression": ["stile"]}, "no task 'stile' in score (did you mean 'style'?)"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(
+    score: Path, tmp_path: Path, asked: Any, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        report(score, tmp_path, asked)
+
+
+def test_without_being_asked_there_is_no_table(score: Path, tmp_path: Path) -> None:
+    html = report(score, tmp_path, None)
+    assert "What each part brought" not in html
+    assert not (tmp_path / "ablation.json").exists()
+
+
+def test_the_figure_s_shares_are_those_measured_and_make_up_one(score: Path, tmp_path: Path) -> None:
+    summary = json.loads((score / "summary.json").read_text("utf-8"))
+    (found,) = evolution(summary, "v")
+    assert [figure["group"] for figure in found["figures"]] == ["", "known", "unknown"]
+    whole = {
+        stage["model"]: [share["mean"] for share in stage["shares"]]
+        for stage in found["figures"][0]["stages"]
+    }
+    assert whole == {
+        "sft": pytest.approx([0.4, 0.1, 0.5]),
+        "dpo": pytest.approx([0.3, 0.2, 0.5]),
+        "both": pytest.approx([0.4, 0.5, 0.1]),
+    }
+    assert found["figures"][0]["stages"][0]["about"] == "60 answers, 1 not graded"
+    html = report(score, tmp_path, None)
+    assert html.count("<svg") >= 3
+    assert "not attempted" in html
+
+
+def test_the_whiskers_stand_at_the_ends_of_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain.report import evolution as module
+
+    drawn = []
+    monkeypatch.setattr(module, "_whisker", lambda axes, y, low, high: drawn.append((low, high)))
+    share = {"mean": 0.5, "low": 0.4, "high": 0.7}
+    wrong = {"mean": 0.25, "low": 0.2, "high": 0.35}
+    module.draw_shares([{"model": "m", "shares": [share, {"mean": 0.25}, wrong]}], "p", wide=True)
+    assert drawn == [(0.4, 0.7), (pytest.approx(0.65), pytest.approx(0.8))]
