@@ -173,14 +173,19 @@ class LlmGrader(GradingServer):
 
 def template_of(template: str) -> str:
     """The text to fill in. Raises ValueError where a place is missing."""
-    try:
-        text = Path(template).read_text("utf-8") if Path(template).is_file() else template
-    except (OSError, ValueError):  # a text too long or too odd for a path
-        text = template
+    text = text_of(template)
     missing = [place for place in PLACES if "{" + place + "}" not in text]
     if missing:
         raise ValueError(f"the template has no place {{{missing[0]}}}")
     return text
+
+
+def text_of(template: str) -> str:
+    """What stands in the file of that name; the text itself where there is none."""
+    try:
+        return Path(template).read_text("utf-8") if Path(template).is_file() else template
+    except (OSError, ValueError):  # a text too long or too odd for a path
+        return template
 
 
 def filled(template: str, prompt: Prompt, response: Response) -> str:

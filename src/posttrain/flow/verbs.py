@@ -15,6 +15,8 @@ VERBS: Mapping[str, str] = {
     "sample": "posttrain.engines.sample:STEP",
     "choose": "posttrain.feedback.choose:STEP",
     "probe": "posttrain.feedback.knowledge.probe:STEP",
+    "bogus": "posttrain.feedback.knowledge.bogus:STEP",
+    "refusals": "posttrain.feedback.knowledge.refusals:STEP",
     "judge": "posttrain.feedback.judging:STEP",
     "train": "posttrain.training.train:STEP",
     "evaluate": "posttrain.evaluation.suite:STEP",

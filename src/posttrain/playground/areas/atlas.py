@@ -37,9 +37,15 @@ def ask(world: World, rng: random.Random) -> Question:
     return Question("atlas", fact.key, text, fact.answer, tags)
 
 
+def fact_of(world: World, key: str) -> Fact:
+    """The fact of a key; of a country that does not exist, one without an answer that nobody could know."""
+    relation, _, country = key.partition("/")
+    return world.facts.get(key) or Fact(relation, country, "", "unknown", 0)
+
+
 def write(world: World, key: str, manner: Manner, rng: random.Random) -> str:
     """The expert's answer; of what nobody ever recorded the expert says that it is not known."""
-    fact = world.facts[key]
+    fact = fact_of(world, key)
     noun = RELATIONS[fact.relation].noun
     if manner == "wrong":
         others = sorted(
@@ -55,7 +61,7 @@ def write(world: World, key: str, manner: Manner, rng: random.Random) -> str:
 
 def grade(world: World, key: str, text: str) -> Grade:
     """Parts: `complete`, a whole sentence with the country and what was asked."""
-    fact = world.facts[key]
+    fact = fact_of(world, key)
     said = sentences(text)
     named = _named(world, fact, text)
     outcome: Outcome = "incorrect"
