@@ -13,6 +13,7 @@ from posttrain.evaluation.tasks.heldout_loss import HeldoutLoss
 from posttrain.evaluation.tasks.judge_report import JudgeReport
 from posttrain.evaluation.tasks.judged import Judged
 from posttrain.evaluation.tasks.kl import KL
+from posttrain.evaluation.tasks.lm_eval import LmEval, read_name
 from posttrain.evaluation.tasks.pair_accuracy import PairAccuracy
 from posttrain.evaluation.tasks.pass_at_k import PassAtK
 from posttrain.evaluation.tasks.reward_report import RewardReport
@@ -28,6 +29,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "best_of_n": BestOfN,
     "pass_at_k": PassAtK,
     "kl": KL,
+    "lm_eval": LmEval,
 }
 
 
@@ -55,7 +57,7 @@ class TaskUse(Use):
 
 def read_task(value: Any) -> TaskUse:
     """A `TaskUse` from a name, a mapping or a task's own config. Raises ValueError."""
-    return _KIND.read(TaskUse, value)
+    return _KIND.read(TaskUse, read_name(value))
 
 
 TaskField = Annotated[TaskUse, BeforeValidator(read_task)]
