@@ -192,6 +192,7 @@ class Comparison(Row):
     probability: the judge's probability that chosen is better, in [0, 1]; a soft label.
     prompt_token_ids: where the pair is token-exact, the ids before the responses (the prompt and any prefix);
     tokenizer: then the hash of the tokenizer they belong to.
+    evidence: numbers that the preference rests on, by name.
     """
 
     kind: Literal["comparison"] = "comparison"
@@ -204,6 +205,7 @@ class Comparison(Row):
     judge: str = ""
     prompt_token_ids: tuple[int, ...] | None = None
     tokenizer: str | None = None
+    evidence: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _differ(self) -> Comparison:

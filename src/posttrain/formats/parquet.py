@@ -140,6 +140,7 @@ def schema() -> pa.Schema:
         "judge": text,
         "prompt_token_ids": pa.list_(whole),
         "tokenizer": text,
+        "evidence": pa.map_(text, real),
         "scores": pa.map_(text, real),
         "label": pa.bool_(),
         "model": text,
@@ -196,7 +197,7 @@ def unpack(row: dict[str, Any]) -> dict[str, Any]:
 
 def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
     plain = {**row, "provenance": {**row["provenance"], "makers": dict(row["provenance"]["makers"])}}
-    for name in ("tags", "scores"):
+    for name in ("tags", "scores", "evidence"):
         if name in row:
             plain[name] = dict(row[name])
     if "messages" in row:

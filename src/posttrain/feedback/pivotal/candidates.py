@@ -26,12 +26,16 @@ class Candidate:
 
 @dataclass
 class Trajectory:
-    """A sampled answer, what rollouts said along it, and the places of the tokens that seem pivotal."""
+    """A sampled answer, what rollouts said along it, and the places of the tokens that seem pivotal.
+
+    probed: the places whose p was wanted.
+    """
 
     along: Along
     logps: tuple[float, ...]
     success: bool
     pivots: list[int]
+    probed: list[int]
 
 
 def candidates_of(question: int, trajectories: Sequence[Trajectory]) -> list[Candidate]:

@@ -46,12 +46,13 @@ class Roller(Protocol):
 class Place:
     """What is known after so many tokens of a trajectory.
 
-    outcomes: of the rollouts that went through here, in order. unknown: how many more had none. after: by
-    the token that came next, outcomes again.
+    outcomes: of the rollouts that went through here, in order. unknown: how many more had none. own: how many
+    of both began here. after: by the token that came next, outcomes again.
     """
 
     outcomes: list[bool] = field(default_factory=list)
     unknown: int = 0
+    own: int = 0
     after: dict[int, list[bool]] = field(default_factory=dict)
 
     @property
@@ -90,6 +91,7 @@ class Along:
         )
         for i in range(len(prefix), shared + 1):
             place = self.places[i]
+            place.own += i == len(prefix)
             if rollout.success is None:
                 place.unknown += 1
                 continue

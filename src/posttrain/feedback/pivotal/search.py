@@ -73,10 +73,12 @@ def search(question: int, rules: Rules) -> Asking:
                 along.add((), other)
         alongs.append(along)
     counts = Counter(undecided=0, blind=0)
-    pivots = yield from _level_by_level(question, alongs, [rollouts[i].logps for i in own], rules, counts)
+    probed: list[set[int]] = [set() for _ in own]
+    logps = [rollouts[i].logps for i in own]
+    pivots = yield from _level_by_level(question, alongs, logps, rules, counts, probed)
     trajectories = [
-        Trajectory(along, rollouts[i].logps, bool(rollouts[i].success), places)
-        for i, along, places in zip(own, alongs, pivots, strict=True)
+        Trajectory(along, rollouts[i].logps, bool(rollouts[i].success), places, sorted(ends))
+        for i, along, places, ends in zip(own, alongs, pivots, probed, strict=True)
     ]
     return Found(kept, start, trajectories, candidates_of(question, trajectories), **counts)
 
@@ -120,14 +122,16 @@ def _level_by_level(
     logps: Sequence[Sequence[float]],
     rules: Rules,
     counts: Counter[str],
+    probed: Sequence[set[int]],
 ) -> Generator[list[Ask], list[list[Rollout]], list[list[int]]]:
-    """Subdivide all trajectories side by side; the places of their pivots."""
+    """Subdivide all trajectories side by side; the places of their pivots. Those probed are noted."""
     pivots: list[list[int]] = [[] for _ in alongs]
     going = {t: subdivide(each) for t, each in enumerate(logps)}
     open_ = {t: next(each) for t, each in going.items()}
     while going:
         asks: dict[tuple[int, ...], int] = {}
         for t in list(going):
+            probed[t].update(end for stretch in open_[t] for end in (stretch.start, stretch.stop))
             said = [_changes(alongs[t], stretch, rules, counts) for stretch in open_[t]]
             try:
                 open_[t] = going[t].send(said)

@@ -1,0 +1,71 @@
+"""What the search works with: questions the model can take, an engine over token ids, a judge that scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from posttrain.common.errors import ConfigError, DataError
+from posttrain.common.step import StepContext
+from posttrain.engines.token_writer import TokenWriter
+from posttrain.engines.writer import Job
+from posttrain.feedback.judge import Judge
+from posttrain.feedback.judge_use import account_of
+from posttrain.feedback.pivotal.roller import EngineRoller, Grading, Question
+from posttrain.formats.read import read_records
+from posttrain.formats.rejects import Rejects, RowError
+from posttrain.records import Prompt, prompt_key
+
+if TYPE_CHECKING:
+    from posttrain.feedback.pivotal.step import PivotalConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """writer: the model's. rejected: prompts that could not be used, or were read from unusable rows."""
+
+    questions: Sequence[Question]
+    roller: EngineRoller
+    writer: TokenWriter
+    rejected: int
+
+
+def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
+    """Raises ConfigError for an engine that gives texts and a judge that only compares, DataError where no
+    prompt can be asked.
+    """
+    judge = cfg.judge.open(account_of(ctx))
+    if not isinstance(judge, Judge):
+        raise ConfigError(
+            f"judge '{cfg.judge.name}' only compares two answers; pivotal needs one that scores"
+        )
+    with Rejects(ctx.out / "rejected.jsonl") as rejects:
+        rows = read_records(cfg.prompts, Prompt, rejects=rejects)
+        distinct = list({prompt_key(row): row for row in rows}.values())[: cfg.limit]
+        rejects.kept = len(distinct)
+        rejects.check(cfg.max_rejected)
+        job = Job(cfg.model, ctx.state / "replies", ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
+        writer = cfg.engine.engine.open(job)
+        if not isinstance(writer, TokenWriter):
+            raise ConfigError(
+                f"engine {cfg.engine.name} gives texts; pivotal continues answers token by token: use local "
+                "or vllm"
+            )
+        prompts = []
+        for number, (prompt, why) in enumerate(zip(distinct, writer.turned_away(distinct), strict=True), 1):
+            if why:
+                rejects.add(cfg.prompts, number, RowError("messages", why), prompt.model_dump(mode="json"))
+            else:
+                prompts.append(prompt)
+        rejects.kept = len(prompts)
+        rejects.check(cfg.max_rejected)
+        rejected = rejects.rejected
+    if not prompts:
+        raise DataError(f"{cfg.prompts}: no prompt to search among {len(rows)}; see rejected.jsonl")
+    ids = writer.template.prompts([prompt.messages for prompt in prompts])
+    questions = [Question(prompt, tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
+    grading = Grading(judge, cfg.judge.name, cfg.success, cfg.no_answer, cfg.truncated)
+    sampling = cfg.sampling.model_copy(update={"seed": cfg.seed})
+    roller = EngineRoller(questions, writer.engine, writer.template, grading, sampling, ctx.state, ctx.label)
+    return World(questions, roller, writer, rejected)
