@@ -24,6 +24,7 @@ __version__ = VERSION
 
 _WHERE = {
     "curate": "posttrain.flow.api",
+    "decontaminate": "posttrain.flow.api",
     "tokenizer": "posttrain.flow.api",
     "train": "posttrain.flow.api",
     "sample": "posttrain.flow.api",
@@ -46,7 +47,18 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from posttrain.common.errors import PosttrainError
-    from posttrain.flow.api import choose, curate, evaluate, gate, judge, run_recipe, sample, tokenizer, train
+    from posttrain.flow.api import (
+        choose,
+        curate,
+        decontaminate,
+        evaluate,
+        gate,
+        judge,
+        run_recipe,
+        sample,
+        tokenizer,
+        train,
+    )
     from posttrain.models.load import load_model
     from posttrain.training.methods.dpo import DPO
     from posttrain.training.methods.grpo import GRPO
@@ -69,6 +81,7 @@ __all__ = [
     "Reward",
     "choose",
     "curate",
+    "decontaminate",
     "evaluate",
     "gate",
     "judge",

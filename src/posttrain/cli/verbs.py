@@ -40,6 +40,8 @@ EXAMPLES = {
     " --set 'online.judge={name: exact_match}'",
     "tokenizer": "posttrain tokenizer --data corpus.jsonl --out runs/tokenizer --set vocab_size=8000",
     "curate": "posttrain curate gsm8k_train.jsonl.gz --out runs/demos --set holdout=0.1",
+    "decontaminate": "posttrain decontaminate runs/demos --against gsm8k_test.jsonl -a human_eval.jsonl.gz"
+    " --out runs/clean",
     "sample": "posttrain sample --model runs/sft --prompts prompts.jsonl --out runs/samples --n 8",
     "choose": "posttrain choose --data runs/samples --n 200 --strategy near_ties"
     " --judge '{name: reward_model, model: runs/reward}' --out runs/chosen",
@@ -53,7 +55,7 @@ EXAMPLES = {
 
 
 def register(app: typer.Typer) -> None:
-    for function in (train, tokenizer, curate, sample, choose, judge, evaluate, gate, report):
+    for function in (train, tokenizer, curate, decontaminate, sample, choose, judge, evaluate, gate, report):
         name = function.__name__
         cls = TrainCommand if function is train else None
         app.command(name, cls=cls, epilog=f"Example: {EXAMPLES[name]}")(function)
@@ -159,6 +161,26 @@ def curate(
 ) -> None:
     """Gather rows from SOURCE, in whatever format they are, clean, select and split them."""
     _run("curate", out, {"source": _several(source)}, config, sets, force)
+
+
+@command
+def decontaminate(
+    out: OUT,
+    data: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders of rows.", show_default=False)
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", "-a", help="Evaluation prompts: a file, folder or {name: source, …}; repeat it."
+        ),
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Take out rows that hold evaluation prompts, with the matching words as evidence."""
+    _run("decontaminate", out, {"data": _several(data), "against": _several(against)}, config, sets, force)
 
 
 @command

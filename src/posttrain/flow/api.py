@@ -69,6 +69,11 @@ def curate(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
     return run_verb("curate", out, fields, force=force)
 
 
+def decontaminate(*, data: Any, against: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:
+    """Take out rows of `data` that hold evaluation prompts. fields: the others of `DecontaminateConfig`."""
+    return run_verb("decontaminate", out, {"data": data, "against": against, **fields}, force=force)
+
+
 def sample(*, prompts: Any, out: Path | str, model: Any = None, force: bool = False, **fields: Any) -> Result:
     """Let `model` answer `prompts`; it is left out where the engine names its own. fields: the others of
     `SampleConfig`, such as n, temperature, engine.

@@ -12,6 +12,7 @@ from posttrain.common.step import Step
 VERBS: Mapping[str, str] = {
     "tokenizer": "posttrain.models.tokenizer:STEP",
     "curate": "posttrain.prompts.curate:STEP",
+    "decontaminate": "posttrain.prompts.decontaminate:STEP",
     "sample": "posttrain.engines.sample:STEP",
     "choose": "posttrain.feedback.choose:STEP",
     "probe": "posttrain.feedback.knowledge.probe:STEP",

@@ -108,7 +108,7 @@ def read_records(
     """
     rows: list[Row] = []
     for file in files_of(path):
-        if _is_own(file):
+        if is_own(file):
             rows.extend(_own_lines(file))
         else:
             rows.extend(read_rows(file, kind, rejects=rejects))
@@ -126,7 +126,7 @@ def _as(row: Row, kind: type[Row], path: Path | str) -> Row:
     )
 
 
-def _is_own(file: Path) -> bool:
+def is_own(file: Path) -> bool:
     """Whether a file is lines of our own records, by its first row."""
     if layout_of(file) != "json":
         return False

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -89,8 +90,17 @@ class Rejects:
         if self._file is not None:
             self._file.close()
 
-    def add(self, file: str, line: int, error: RowError, row: Any = None, rows: int = 1) -> None:
+    def add(
+        self,
+        file: str,
+        line: int,
+        error: RowError,
+        row: Any = None,
+        rows: int = 1,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> None:
         """Put a row aside. row: as it was found (text, bytes, plain data). rows: how many were lost with it.
+        evidence: what else its line in the file says of the reason.
 
         Raises DataError where the account is strict and the row was not left out by choice.
         """
@@ -111,6 +121,7 @@ class Rejects:
                 "line": line,
                 "field": error.field,
                 "reason": error.reason,
+                **(evidence or {}),
                 "row": shown(row),
             }
             self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
