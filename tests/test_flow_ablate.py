@@ -199,7 +199,7 @@ def test_seeds_of_the_road_s_end_are_ablated_one_by_one() -> None:
             "without: [demos, refusals]",
             "sft.data would be left with nothing; leave the step out",
         ),
-        ("without: dpo2", "without: pairs2", "'pairs2' is left out here and kept in all columns"),
+        ("without: dpo2", "without: pairs2", "dpo2.data would be left with nothing; leave the step out too"),
         ("without: dpo2", "without: base", "base starts from no model, so nothing stands in for it"),
         ("without: dpo2", "without: [dpo2], set: {dpo2.rate: 1}", "'dpo2' is left out or kept"),
         ("@table", "@table.stage3", "r.yaml:22: score.model: '@table.stage3': no column 'stage3' in 'table'"),

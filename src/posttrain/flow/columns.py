@@ -97,8 +97,6 @@ def _write(column: Column, road: Road) -> str:
     off = {n for name in column.without for n in road.find(name, f"{what}.without", place)}
     keep_at = block.places.at(("keep",))
     keep = {n for name in block.keep for n in road.find(name, f"{block.name}.keep", keep_at)}
-    if off & keep:
-        raise ConfigError(f"{place}: {what}: '{min(off & keep)}' is left out here and kept in all columns")
     sets = _by_step(column, road, off | keep, what, place)
     found = Stands(column, road, off, keep, sets, f"{place}: {what}")[road.end]
     copies = {new.name for some in road.copies.values() for new in some}
@@ -138,10 +136,10 @@ class Stands(Mapping[str, "str | None"]):
         return self.known[name]
 
     def _write(self, step: FlatStep) -> str | None:
-        if step.name in self.keep:
-            return f"@{step.name}"
         if step.name in self.off:
             return stand_in(step.kind, step.body, self)
+        if step.name in self.keep:
+            return f"@{step.name}"
         body = put_in(step.body, self)
         for path, value in self.sets.get(step.name, {}).items():
             set_at(body, path, value, f"{self.where}.set")
