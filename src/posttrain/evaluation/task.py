@@ -146,6 +146,12 @@ class TaskConfig(Config):
     wins: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"policy"})
 
+    def asks(self) -> list[Any] | None:
+        """Sources of the prompts that the task makes itself, as a recipe writes them: what training rows are
+        decontaminated against, beside the data that its fields name. None where it cannot say.
+        """
+        return []
+
     def applicable(self, kind: ModelKind) -> bool:
         """Whether a model of this kind can be asked at all."""
         return kind in self.kinds

@@ -11,7 +11,7 @@ from posttrain.common.errors import ConfigError
 from posttrain.flow.references import VARIANT
 from posttrain.flow.source import Places
 
-_FIELDS = ("ablate", "columns", "keep")
+_FIELDS = ("ablate", "columns", "keep", "decontaminate")
 _SWITCHES = ("without", "set")
 
 
@@ -28,6 +28,9 @@ class Column:
 class Ablation:
     """A block as written: the reference to the road's end, its columns, and the steps that all of them share
     as the whole road makes them.
+
+    decontaminate: whether rows are kept from holding what the block's evaluation asks, or the fields of the
+    step that does it.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Ablation:
     columns: tuple[Column, ...]
     keep: tuple[str, ...]
     places: Places
+    decontaminate: bool | Mapping[str, Any] = True
 
 
 def read_block(name: str, body: Mapping[str, Any], places: Places) -> Ablation:
@@ -51,7 +55,18 @@ def read_block(name: str, body: Mapping[str, Any], places: Places) -> Ablation:
             f" {{name: {{without: [steps]}}}}, got {columns!r}"
         )
     made = tuple(_column(name, column, given, places) for column, given in columns.items())
-    return Ablation(name, end, made, _names(body.get("keep"), f"{name}.keep", places.at(("keep",))), places)
+    keep = _names(body.get("keep"), f"{name}.keep", places.at(("keep",)))
+    return Ablation(name, end, made, keep, places, _decontaminate(name, body, places))
+
+
+def _decontaminate(name: str, body: Mapping[str, Any], places: Places) -> bool | Mapping[str, Any]:
+    given = body.get("decontaminate", True)
+    if not isinstance(given, bool | dict) or (isinstance(given, dict) and "data" in given):
+        raise ConfigError(
+            f"{places.at(('decontaminate',))}: {name}.decontaminate: expected false, or fields of the step"
+            f" (not its data), got {given!r}"
+        )
+    return given
 
 
 def _column(block: str, name: str, given: Any, places: Places) -> Column:

@@ -17,6 +17,7 @@ from posttrain.flow.inputs import inputs_of
 from posttrain.flow.overrides import parse_overrides
 from posttrain.flow.references import read_reference
 from posttrain.flow.repeats import write_out
+from posttrain.flow.screened import screen_rows
 from posttrain.flow.source import Source, read_yaml
 from posttrain.flow.variants import FlatStep, tell_apart
 from posttrain.flow.verbs import VERBS, find_verb
@@ -89,7 +90,8 @@ def check_recipe(
     written = write_out(source, parse_overrides(overrides))
     if not written.templates:
         raise ConfigError(f"{name}: no steps")
-    flat, columns = write_columns(tell_apart(written), written.ablations)
+    screened, screens = screen_rows(tell_apart(written), written.ablations, verbs)
+    flat, columns = write_columns(screened, written.ablations)
     names = {step.name for step in flat}
     steps: list[RecipeStep] = []
     problems: dict[str, None] = {}
@@ -102,7 +104,8 @@ def check_recipe(
     if problems:
         raise ConfigError("\n".join(problems))
     order = [template.origin for template in written.templates]
-    return Recipe(name, tuple(steps), (*_notes(steps, order), *columns))
+    order += [step.origin for step in flat]
+    return Recipe(name, tuple(steps), (*_notes(steps, order), *columns, *screens))
 
 
 def _check(flat: FlatStep, names: set[str], verbs: Mapping[str, str]) -> RecipeStep | list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -41,16 +41,21 @@ class PlaygroundTask(TaskConfig):
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an answer; questions that ask the same in other words share a cluster."""
-        fields = self.model_dump(include={"seed", "n", "split", "draw", "only"})
-        areas = {"areas": dict.fromkeys(self.areas, 1.0)} if self.areas else {}
-        source = Prompts.model_validate(fields | areas)
-        prompts = ctx.take(list(source.rows()))
+        prompts = ctx.take(list(Prompts.model_validate(self._fields()).rows()))
         answers = ctx.respond(prompts, self.sampling)
         return [
             self._outcome(prompt, i, response)
             for prompt, some in zip(prompts, answers, strict=True)
             for i, response in enumerate(some)
         ]
+
+    def asks(self) -> list[Any]:
+        return [{"name": "playground/prompts", **self._fields()}]
+
+    def _fields(self) -> dict[str, Any]:
+        """Of the source that the questions come from."""
+        fields = self.model_dump(include={"seed", "n", "split", "draw", "only"})
+        return fields | ({"areas": dict.fromkeys(self.areas, 1.0)} if self.areas else {})
 
     def _outcome(self, prompt: Prompt, i: int, response: Response) -> Outcome:
         found = grade(prompt, response)

@@ -45,6 +45,10 @@ class LmEval(TaskConfig):
         """The harness's name of the task."""
         return self.task
 
+    def asks(self) -> None:
+        """The harness reads its questions when it runs."""
+        return
+
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome a document. Raises ConfigError where the harness is not installed, does not know the
         task or metric, or would run programs; DataError where it cannot get the task's data.
