@@ -67,6 +67,13 @@ def test_the_shares_of_a_task(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     assert [o.group for o in outcomes] == ["hard"] * 2 + ["easy"] * 4
 
 
+def test_prompts_that_share_a_tag_are_one_cluster(world, monkeypatch, tmp_path):
+    outcomes = shares(monkeypatch, world, tmp_path, cluster_by="level")
+    assert {o.cluster for o in outcomes} == {"easy", "hard"}
+    apart = shares(monkeypatch, world, tmp_path, cluster_by="no such tag")
+    assert len({o.cluster for o in apart}) == 6
+
+
 def test_the_interval_of_the_f_score_is_that_of_the_ratio():
     grades = ["correct"] * 6 + ["incorrect"] * 3 + ["not_attempted"] * 3
     values = [metrics_of(Graded(g))["f_score"] for g in grades]

@@ -47,6 +47,11 @@ EXAMPLES = {
     " --judge '{name: reward_model, model: runs/reward}' --out runs/chosen",
     "judge": "posttrain judge --data runs/samples --judge '{name: reward_model, model: runs/reward}'"
     " --out runs/pairs",
+    "probe": "posttrain probe --model runs/sft --prompts nq_open_dev.jsonl --n 10 --out runs/probe"
+    " --grader '{name: rule, within: true}'",
+    "bogus": "posttrain bogus --candidates bogus.jsonl --out runs/bogus"
+    " --set 'attempts={model: runs/sft, n: 8}'",
+    "refusals": "posttrain refusals --probe runs/probe --bogus runs/bogus --out runs/teach",
     "evaluate": "posttrain evaluate --model runs/sft --model runs/dpo"
     " --task '{name: pair_accuracy, data: heldout.jsonl}' --out runs/score",
     "gate": "posttrain gate runs/score --candidate runs/ppo --incumbent runs/sft --out runs/gate",
@@ -55,7 +60,7 @@ EXAMPLES = {
 
 
 def register(app: typer.Typer) -> None:
-    for function in (train, tokenizer, curate, decontaminate, sample, choose, judge, evaluate, gate, report):
+    for function in (train, tokenizer, curate, decontaminate, sample, choose, judge, probe, bogus, refusals, evaluate, gate, report):
         name = function.__name__
         cls = TrainCommand if function is train else None
         app.command(name, cls=cls, epilog=f"Example: {EXAMPLES[name]}")(function)
@@ -235,6 +240,58 @@ def judge(
 ) -> None:
     """Let a judge score answers, and make ratings or comparisons of it."""
     _run("judge", out, {"data": _several(data), "judge": _read(judge)}, config, sets, force)
+
+
+@command
+def probe(
+    out: OUT,
+    model: MODEL = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", "-p", help="Questions with reference answers.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Answers to each question.")] = None,
+    grader: Annotated[
+        str | None, typer.Option("--grader", help="rule, or {name: rule | llm | check, …}.")
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Find out which questions a model knows the answer to."""
+    given = {"model": _read(model), "prompts": _read(prompts), "n": n, "grader": _read(grader)}
+    _run("probe", out, given, config, sets, force)
+
+
+@command
+def bogus(
+    out: OUT,
+    questions: Annotated[
+        str | None, typer.Option("--questions", "-q", help="Real questions, for a writer (--set writer=…).")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option("--candidates", help="In their place: bogus questions made elsewhere.")
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Make questions that look real and that nothing answers; keep those on which attempts disagree."""
+    given = {"questions": questions, "candidates": candidates}
+    _run("bogus", out, given, config, sets, force)
+
+
+@command
+def refusals(
+    out: OUT,
+    probe: Annotated[str | None, typer.Option("--probe", help="The folder of a probe.")] = None,
+    bogus: Annotated[str | None, typer.Option("--bogus", help="Prompts that nothing answers.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="demonstrations or comparisons.")] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Make rows that teach a model to answer what it knows and to refuse the rest."""
+    _run("refusals", out, {"probe": probe, "bogus": bogus, "to": to}, config, sets, force)
 
 
 @command

@@ -92,6 +92,26 @@ def judge(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
     return run_verb("judge", out, fields, force=force)
 
 
+def probe(*, prompts: Any, out: Path | str, model: Any = None, force: bool = False, **fields: Any) -> Result:
+    """Find out which questions `model` knows. fields: the others of `ProbeConfig`, such as n, grader."""
+    given = {} if model is None else {"model": model}
+    return run_verb("probe", out, given | {"prompts": prompts, **fields}, force=force)
+
+
+def bogus(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
+    """Make questions that nothing answers, and keep those on which attempts disagree. fields: of
+    `BogusConfig`.
+    """
+    return run_verb("bogus", out, fields, force=force)
+
+
+def refusals(*, probe: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:
+    """Make rows that teach to answer what is known and to refuse the rest. fields: the others of
+    `RefusalsConfig`.
+    """
+    return run_verb("refusals", out, {"probe": probe, **fields}, force=force)
+
+
 def evaluate(*, model: Any, tasks: Any, out: Path | str, force: bool = False, **fields: Any) -> Result:
     """Measure one model, a list, or `{name: model}` on `tasks` (a name, or a list of names and mappings)."""
     tasks = [tasks] if isinstance(tasks, str | Mapping) else tasks

@@ -67,11 +67,13 @@ class Bogus(Atlas):
 
 
 class Lookalikes(Atlas):
-    """`playground/lookalikes`: demonstrations, the expert's answers (half of them curt) to real questions in
-    the form of the bogus ones. groups: how often the corpus told what is asked.
+    """`playground/lookalikes`: demonstrations, the expert's answers to real questions in the form of the bogus
+    ones. groups: how often the corpus told what is asked. complete: share of answers that are whole
+    sentences; the others are curt.
     """
 
     groups: tuple[Group, ...] = Field(("known",), min_length=1)
+    complete: float = Field(0.5, ge=0, le=1)
 
     def rows(self) -> Iterator[Demonstration]:
         world = build(self.seed)
@@ -85,7 +87,7 @@ class Lookalikes(Atlas):
         for form, fact in drawn:
             tags = {"group": "lookalike", "relation": fact.relation}
             prompt = asked(world, form, fact, "playground/lookalikes", tags)
-            manner: Manner = "complete" if rng.random() < 0.5 else "curt"
+            manner: Manner = "complete" if rng.random() < self.complete else "curt"
             text = atlas.write(world, fact.key, manner, rng)
             yield Demonstration(
                 prompt=prompt,

@@ -14,6 +14,7 @@ from posttrain.evaluation.items import group_of
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.fact_grades import Graded, RuleGrader
 from posttrain.feedback.fact_llm import LlmGrader
+from posttrain.feedback.knowledge.check import CheckGrader
 from posttrain.records import Prompt, Response, prompt_key
 
 CLASSES = ("correct", "incorrect", "not_attempted")
@@ -35,10 +36,10 @@ class ShortFacts(TaskConfig):
 
     An answer that was cut off, or to which there is no reference, is in the third state everywhere.
 
-    data: prompts with references, or rows that hold them. grader: `rule`, `{name: rule, …}` or
-    `{name: llm, …}`.
+    data: prompts with references, or rows that hold them. grader: `rule`, or `{name: rule | llm | check, …}`.
     sampling: how answers are drawn; the suite's where not given. group_by: a tag of the prompt; results are
-    also given for each of its values.
+    also given for each of its values. cluster_by: a tag of the prompt; answers to prompts that share its
+    value (one question in several wordings) are no independent draws.
     """
 
     title: ClassVar[str] = "Short facts"
@@ -48,11 +49,12 @@ class ShortFacts(TaskConfig):
     undirected: ClassVar[frozenset[str]] = frozenset({"not_attempted"})
 
     data: DataRef
-    grader: Annotated[RuleGrader | LlmGrader, Field(discriminator="name"), BeforeValidator(_named)] = (
-        RuleGrader()
-    )
+    grader: Annotated[
+        RuleGrader | LlmGrader | CheckGrader, Field(discriminator="name"), BeforeValidator(_named)
+    ] = RuleGrader()
     sampling: SamplingParams | None = None
     group_by: str = ""
+    cluster_by: str = ""
 
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an answer; those to one prompt share a cluster. A prompt given twice is asked once."""
@@ -77,7 +79,7 @@ class ShortFacts(TaskConfig):
         finished = None if answer is None else float(answer.finish != "length")
         return Outcome(
             item=f"{key}/{n}",
-            cluster=key,
+            cluster=prompt.tags.get(self.cluster_by, key),
             metrics=metrics_of(graded) | {"finished": finished},
             weights={"f_score": 1.0 if graded.grade == "not_attempted" else 2.0},
             group=group_of(prompt, self.group_by),

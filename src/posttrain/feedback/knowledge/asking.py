@@ -17,6 +17,7 @@ from posttrain.engines.engines import EngineField, read_engine
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
 from posttrain.engines.sample import SampleConfig
 from posttrain.formats.read import read_records
+from posttrain.formats.rejects import Rejects
 from posttrain.formats.write import write_records
 from posttrain.models.precision import Precision
 from posttrain.models.spec import SpecField
@@ -51,3 +52,11 @@ def ask(asked: Asked, prompts: Sequence[Prompt], ctx: StepContext, name: str) ->
     inner = StepContext(state / ctx.out.name, state / "state", f"{ctx.label}: {name}", ctx.cache or ctx.state)
     summary = sample.run(asked.of(str(state / "prompts.jsonl")), inner)
     return read_records(inner.out / "rows.jsonl", Samples), summary
+
+
+def rejects_summary(rejects: Rejects) -> dict[str, Any]:
+    """What a step's summary says of the rows that it did not use."""
+    return {
+        "rejected": {"rows": rejects.rejected, "reasons": dict(rejects.reasons.most_common())},
+        "left_out": {"rows": rejects.left_out, "reasons": dict(rejects.choices.most_common())},
+    }

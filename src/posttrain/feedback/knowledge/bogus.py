@@ -17,7 +17,7 @@ from posttrain.feedback.fact_grades import REFUSALS
 from posttrain.feedback.judge import spent_by
 from posttrain.feedback.judge_use import JudgeField, account_of
 from posttrain.feedback.knowledge.agreement import agreement
-from posttrain.feedback.knowledge.asking import Asked, ask
+from posttrain.feedback.knowledge.asking import Asked, ask, rejects_summary
 from posttrain.feedback.knowledge.bogus_rating import rated
 from posttrain.feedback.knowledge.bogus_writing import Candidate, Writer, given, written
 from posttrain.feedback.verifiers import compiled
@@ -106,7 +106,7 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
         raise DataError(f"{source}: not one bogus question is left: {dict(counts)}; see rejected.jsonl")
     write_records(ctx.out / "rows.jsonl", [prompt for prompt, _ in kept])
     write_records(ctx.out / ATTEMPTS, [samples for _, samples in kept])
-    return {"rows": len(kept), **counts, **told}
+    return {"rows": len(kept), **counts, **rejects_summary(rejects), **told}
 
 
 STEP = Step("bogus", BogusConfig, run, version=1)

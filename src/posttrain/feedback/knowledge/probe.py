@@ -74,7 +74,7 @@ def run(cfg: ProbeConfig, ctx: StepContext) -> dict[str, Any]:
     with atomic(ctx.out / PROBE) as f:
         f.writelines(one.model_dump_json() + "\n" for one in probed)
     paid = {"grading_cost": grader.spent()} if isinstance(grader, Paid) else {}
-    return _summary(probed) | paid | {"sampling": sampled}
+    return _summary(probed) | {"tokens": sampled["tokens"]} | paid | {"sampling": sampled}
 
 
 STEP = Step("probe", ProbeConfig, run, version=1)

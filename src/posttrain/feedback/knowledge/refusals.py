@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from posttrain.common.config import Config, DataRef
 from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
+from posttrain.feedback.knowledge.asking import rejects_summary
 from posttrain.feedback.knowledge.posterior import Knowledge
 from posttrain.feedback.knowledge.probed import PROBE, Probed, State, read_probe
 from posttrain.formats.read import read_records
@@ -92,7 +93,7 @@ def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
     if not rows:
         raise DataError(f"{cfg.probe}: not one of the {cfg.to} came of it: {dict(rejects.choices)}")
     write_records(ctx.out / "rows.jsonl", rows)
-    return {"rows": len(rows), **counts, "left_out": dict(rejects.choices)}
+    return {"rows": len(rows), **counts, **rejects_summary(rejects)}
 
 
 STEP = Step("refusals", RefusalsConfig, run, version=1)
