@@ -21,7 +21,8 @@ from workload import EOS, Workload
 # How many of PPO's models are held: `separate` four, `shared` three (the critic is a head on the policy),
 # `lora` two (policy, critic and reference are one base with two adapters; the reward model stands apart).
 LAYOUTS = {"ppo-separate": 4, "ppo-shared": 3, "ppo-lora": 2}
-SHIFT = 0.02  # of every entry of every embedding: as large as their standard deviation
+# What the channel that keeps the stop token away holds of every token, and of the stop token itself.
+STEADY, AWAY = 1.0, -30.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ def read_given(path: Path) -> list[Given]:
 
 
 def _talker(folder: Path) -> None:
-    """The policy with embeddings all shifted one way, but for the stop token's, which is shifted the other:
-    every state that follows a token leans that way, so the stop token's logit is far below all others', and
-    an answer always has all the tokens it may have. The others' logits are shifted alike.
+    """The policy with one channel that no layer writes to: after the last norm it is STEADY over the states'
+    size, at every position, and the stop token's embedding has AWAY there. So the stop token's logit is far
+    below all others', and an answer always has all the tokens it may have. The others' logits are shifted alike.
     """
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
@@ -118,7 +119,10 @@ def _talker(folder: Path) -> None:
     model: Any = Qwen2ForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
     with torch.no_grad():
         weight = model.get_input_embeddings().weight
-        weight += SHIFT
-        weight[EOS] = -1.0
+        weight[:, 0] = STEADY
+        weight[EOS, 0] = AWAY
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0
+            layer.mlp.down_proj.weight[0] = 0
     model.save_pretrained(folder / "talker")
     AutoTokenizer.from_pretrained(folder / "policy").save_pretrained(folder / "talker")

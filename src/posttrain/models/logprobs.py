@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 8_000_000  # logits held at once: 32 MB of float32, which a laptop's last-level cache about holds
+# Logits held at once: products gain no more from more rows, and each chunk is added to the weight's gradient.
+CHUNK = 16_000_000
+# Of them, those that are float32 at a time on the CPU: 4 MB, which pass from step to step through the cache.
+TILE = 1_000_000
 
 
 class HeadLogps(torch.autograd.Function):
@@ -32,38 +36,44 @@ class HeadLogps(torch.autograd.Function):
         logps = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logps) if entropies else None
         for rows in _chunks(len(targets), weight.shape[0]):
-            logq = _logits(hidden[rows], weight, bias, temperature).log_softmax(-1)
-            logps[rows] = logq.gather(-1, targets[rows, None]).squeeze(-1)
-            if entropy is not None:
-                entropy[rows] = -(logq.exp() * logq).sum(-1)
+            logits = nn.functional.linear(hidden[rows], weight, bias)
+            for tile, at in _tiles(logits, rows.start):
+                logq = _tempered(tile, temperature).log_softmax(-1)
+                logps[at] = logq.gather(-1, targets[at, None]).squeeze(-1)
+                if entropy is not None:
+                    entropy[at] = -torch.linalg.vecdot(logq.exp(), logq)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy)
         ctx.temperature = temperature
+        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs no gradient
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        grad = torch.zeros(len(targets), device=hidden.device) if grad is None else grad
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
+        # d logp / dz has one factor a row, which can wait for the small sides of the products
+        factor = (-grad if grad_entropy is None else torch.ones_like(grad))[:, None] / ctx.temperature
         for rows in _chunks(len(targets), weight.shape[0]):
-            logits = _logits(hidden[rows], weight, bias, ctx.temperature)
-            if entropy is None or grad_entropy is None:
-                # p - onehot in float32, so that it stays exact where p is nearly 1; its factor is -grad
-                slope, factor = logits.softmax(-1), -grad[rows, None]
-                slope.scatter_add_(1, targets[rows, None], torch.full_like(factor, -1.0))
-            else:
-                slope = _slope(logits, targets[rows], grad[rows], entropy[rows], grad_entropy[rows])
-                factor = torch.ones_like(grad[rows, None])
-            factor = factor / ctx.temperature
-            if grad_bias is not None:
-                grad_bias += (slope * factor).sum(0)
-            slope = slope.to(hidden.dtype)
+            slope = nn.functional.linear(hidden[rows], weight, bias)  # logits, each tile overwritten
+            for tile, at in _tiles(slope, rows.start):
+                logits = _tempered(tile, ctx.temperature)
+                if grad_entropy is not None:
+                    exact = _slope(logits, targets[at], grad[at], entropy[at], grad_entropy[at])
+                else:
+                    # p - onehot in float32, so that it stays exact where p is nearly 1
+                    exact = logits.softmax(-1)
+                    exact.scatter_add_(1, targets[at, None], exact.new_full((len(exact), 1), -1.0))
+                if grad_bias is not None:
+                    grad_bias += factor[at, 0] @ exact
+                tile.copy_(exact)
             if grad_hidden is not None:
-                torch.mul(slope @ weight, factor, out=grad_hidden[rows])
+                torch.mul(slope @ weight, factor[rows], out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += slope.t() @ (hidden[rows] * factor).to(hidden.dtype)
+                grad_weight += slope.t() @ (hidden[rows] * factor[rows]).to(hidden.dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         if grad_bias is not None:
@@ -71,10 +81,9 @@ class HeadLogps(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """[n, V] float32, over the temperature."""
-    logits = nn.functional.linear(hidden, weight, bias).float()
-    return logits if temperature == 1 else logits.div_(temperature)
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """float32, over the temperature; may be `logits` itself."""
+    return logits.float() if temperature == 1 else logits.float() / temperature
 
 
 def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_entropy: Tensor) -> Tensor:
@@ -87,6 +96,14 @@ def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_
 def _chunks(total: int, width: int) -> list[slice]:
     step = max(16, CHUNK // width)
     return [slice(a, min(a + step, total)) for a in range(0, total, step)]
+
+
+def _tiles(logits: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
+    """Rows of logits [n, V] that are worked on in float32 at once, and where they stand from `start` on."""
+    rows, width = logits.shape
+    step = max(1, TILE // width) if logits.device.type == "cpu" else rows
+    for a in range(0, rows, step):
+        yield logits[a : a + step], slice(start + a, start + min(a + step, rows))
 
 
 def token_logps(
