@@ -111,7 +111,7 @@ def read_given(path: Path) -> list[Given]:
 def _talker(folder: Path) -> None:
     """The policy with one channel that no layer writes to: after the last norm it is STEADY over the states'
     size, at every position, and the stop token's embedding has AWAY there. So the stop token's logit is far
-    below all others', and an answer always has all the tokens it may have. The others' logits are shifted alike.
+    below all others', which are shifted alike, and an answer always has all the tokens it may have.
     """
     import torch
     from transformers import AutoTokenizer, Qwen2ForCausalLM
