@@ -97,6 +97,22 @@ def test_the_previous_model_is_the_last_that_could_be_asked(world: Path, tmp_pat
         assert (lower["verdict"] == "better") == (lower["mean"] < 0)
 
 
+def test_a_difference_is_taken_to_what_a_model_was_trained_from(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, origin, before in (
+        ("one", {"three": "one"}, "one"),
+        ("none", {}, "two"),
+        ("later", {"two": "three"}, "two"),
+    ):
+        monkeypatch.setattr("posttrain.evaluation.summary.origins", lambda _, found=origin: found)
+        models = {label: str(world / "base") for label in ("zero", "one", "two", "three")}
+        evaluate(world, tmp_path / name, models, ["test_evaluation:Echo"])
+        differences = json.loads((tmp_path / name / "summary.json").read_text("utf-8"))["differences"]
+        found = {d["after"]: d["before"] for d in differences if "previous" in d["against"]}
+        assert found == {"one": "zero", "two": "one", "three": before}
+
+
 def test_what_a_killed_evaluation_finished_is_kept(world: Path, tmp_path: Path):
     models = [str(world / "base"), str(world / "sft")]
     tasks = ["test_evaluation:Echo"]

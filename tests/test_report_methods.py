@@ -27,7 +27,7 @@ def write_methods(store: Path) -> Path:
     pairs = {"judge": {"name": "people"}, "data": "@samples"}
     write_artifact(store / "pairs-01", "judge", {}, 1.0, pairs, {"comparisons": 60, "responses": 240})
     config: dict[str, Any] = {"method": {"name": "reward"}, "data": "@pairs", "heldout": "@held", "seed": 0}
-    told: dict[str, Any] = {"rows": {"kept": 296}, "models": {"policy": 11}}
+    told: dict[str, Any] = {"rows": {"kept": 60, "heldout": 236}, "models": {"policy": 11}}
     write_artifact(store / "reward-02", "train", {"@pairs": "pairs-01"}, 1.0, config, told)
     told = {"rows": {"kept": 500}, "models": {"policy": 10}, "seconds": 2.0, "peak_memory_mb": 100.0}
     write_artifact(store / "sft-03", "train", {}, 2.0, {"method": {"name": "sft"}, "seed": 0}, told)

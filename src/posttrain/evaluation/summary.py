@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from posttrain.evaluation.compare import LEVEL, Estimate, Point, difference, estimate, wins
+from posttrain.evaluation.origins import origins
 from posttrain.evaluation.task import ModelKind, Outcome
 from posttrain.evaluation.tasks import TaskUse
 
@@ -36,7 +37,9 @@ def summarise(
             for row in _estimates(results[model, use.label] or [], model, use.label, amounts[use.label])
         ],
         "differences": [
-            row for use in uses for row in _differences(use, list(models), results, amounts[use.label])
+            row
+            for use in uses
+            for row in _differences(use, list(models), origins(models), results, amounts[use.label])
         ],
         "figures": [row for use in uses for model in models for row in _figures(use, model, results)],
     }
@@ -110,13 +113,17 @@ def _estimates(
 
 
 def _differences(
-    use: TaskUse, models: list[str], results: Results, amounts: Set[str]
+    use: TaskUse, models: list[str], origin: Mapping[str, str], results: Results, amounts: Set[str]
 ) -> Iterator[dict[str, Any]]:
-    """Each model against the one before and against the first, among those the task applies to."""
+    """Each model against the first and against the previous one, among those the task applies to: the one it
+    was trained from, or the one before it in the list where that is not known or does not stand before it.
+    """
     asked = [model for model in models if results[model, use.label] is not None]
     for position, after in enumerate(asked[1:], start=1):
+        earlier = asked[:position]
+        previous = origin.get(after)
         against = {asked[0]: ["first"]}
-        against.setdefault(asked[position - 1], []).append("previous")
+        against.setdefault(previous if previous in earlier else earlier[-1], []).append("previous")
         for before, roles in against.items():
             yield from _compare(use, before, after, roles, results, amounts)
 

@@ -23,9 +23,7 @@ def learned_from(artifact: Artifact, artifacts: Sequence[Artifact]) -> str:
     source = input_of(artifact, artifact.config.get("data"), artifacts)
     if source is None:
         return f"{amount(kept)} rows"
-    kind, count = _rows(source)
-    if artifact.config.get("heldout") and count is not None:
-        kept = count  # the step's own count has the held-out rows in it
+    kind = _rows(source)
     if source.kind != "judge":
         return f"{amount(kept)} {kind}"
     judge = judge_in_words(source.config.get("judge"), source, artifacts)
@@ -56,12 +54,12 @@ def models_held(artifact: Artifact) -> dict[str, Any] | None:
     return {"names": ", ".join(held), "parameters": f"{amount(sum(held.values()))} parameters"}
 
 
-def _rows(source: Artifact) -> tuple[str, float | None]:
-    """What the rows are and how many, as the step that made them counts them or as they say themselves."""
+def _rows(source: Artifact) -> str:
+    """What the rows are, as the step that made them says or as they say themselves."""
     from posttrain.report.costs import count_rows
 
     for kind in ROWS:
-        if count := number(source.summary.get(kind)):
-            return kind, count
+        if number(source.summary.get(kind)):
+            return kind
     kinds = count_rows(source, "rows.jsonl").kinds
-    return f"{next(iter(kinds))}s" if len(kinds) == 1 else "rows", sum(kinds.values()) or None
+    return f"{next(iter(kinds))}s" if len(kinds) == 1 else "rows"
