@@ -17,7 +17,7 @@ from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.local import LocalEngine
 from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.shapes import whole_rows, whole_tokens
-from posttrain.engines.waiting import SharedPrompts, alike
+from posttrain.engines.waiting import SharedPrompts, alike, families_of
 from posttrain.engines.wave import Wave
 
 HOT = SamplingParams(n=5, max_new_tokens=40, temperature=1.5, seed=11)
@@ -168,7 +168,7 @@ def test_products_come_in_few_shapes():
 )
 def test_every_sample_begins_once_and_within_its_room(lengths, samples, limit, batch_tokens):
     """Waves end one by one, the oldest first; what is held stays within bounds, but for a row alone."""
-    waiting = SharedPrompts(lengths, [limit] * len(lengths), range(len(lengths)), samples, batch_tokens)
+    waiting = waiting_of(lengths, limit, range(len(lengths)), samples, batch_tokens)
     begun: list[tuple[int, int]] = []
     held: list[tuple[int, int]] = []  # tokens and rows of each wave
     while waiting:
@@ -179,6 +179,11 @@ def test_every_sample_begins_once_and_within_its_room(lengths, samples, limit, b
         if held:
             held.pop(0)
     assert sorted(begun) == [(i, j) for i in range(len(lengths)) for j in range(samples)]
+
+
+def waiting_of(lengths, limit, holders, samples, batch_tokens):
+    limits = [limit] * len(lengths)
+    return SharedPrompts(families_of(lengths, holders, samples), lengths, limits, holders, batch_tokens)
 
 
 def test_prompts_of_other_lengths_get_other_waves():

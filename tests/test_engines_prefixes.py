@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines import model_of, prompts_of, tokens_of
+from test_engines_forest import waiting_of
 from tiny import tiny_model
 
 from posttrain.engines import forest_decoder, local
@@ -16,7 +17,6 @@ from posttrain.engines.local import LocalEngine
 from posttrain.engines.prefixes import generate_each, holders
 from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.scripted import ScriptedEngine
-from posttrain.engines.waiting import SharedPrompts
 
 HOT = SamplingParams(n=3, max_new_tokens=40, temperature=1.5, seed=11)
 
@@ -112,7 +112,7 @@ def test_a_count_for_each_prompt(held):
 def test_families_begin_whole_and_within_their_room(prompts, samples, limit, batch_tokens):
     """A family is split only where it never fits; what waves hold is the longest prompt of each family."""
     lengths, holder = [len(prompt) for prompt in prompts], holders(prompts)
-    waiting = SharedPrompts(lengths, [limit] * len(prompts), holder, samples, batch_tokens)
+    waiting = waiting_of(lengths, limit, holder, samples, batch_tokens)
     begun: list[list[tuple[int, int]]] = []
     held: list[tuple[int, int]] = []  # tokens and rows of each wave
     while waiting:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
@@ -15,12 +17,21 @@ from posttrain.common.progress import progress
 from posttrain.engines.answers import Answers
 from posttrain.engines.decoder import RowDecoder
 from posttrain.engines.forest_decoder import ForestDecoder
+from posttrain.engines.packed import packed
 from posttrain.engines.prefixes import holders
 from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams
 from posttrain.engines.sampling import draw, uniforms
 from posttrain.engines.shapes import longest
+from posttrain.engines.side_by_side import SharedBar, groups, side_by_side
 from posttrain.engines.stopping import StopStrings, stop_ids
-from posttrain.engines.waiting import Name, PaddedBatches, SharedPrompts, Waiting
+from posttrain.engines.waiting import (
+    Name,
+    PaddedBatches,
+    SharedPrompts,
+    Waiting,
+    dealt,
+    families_of,
+)
 
 if TYPE_CHECKING:
     from posttrain.common.progress import Bar
@@ -48,6 +59,18 @@ class _Party:
     def held(self) -> int:
         """Tokens that its cache may come to hold."""
         return self.prompt_tokens + len(self.answers.rows) * self.answers.steps
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What `generate` is asked for. limits: new tokens that each prompt may have."""
+
+    decoder: Any
+    prompts: Sequence[Sequence[int]]
+    limits: list[int]
+    params: SamplingParams
+    stops: StopStrings
+    bar: Bar
 
 
 @final
@@ -83,11 +106,15 @@ class LocalEngine:
     ) -> list[list[Completion]]:
         """See `Engine`. An answer that reaches the model's length is cut off there."""
         limits = [self._limit(i, prompt, params) for i, prompt in enumerate(prompts)]
-        out: dict[Name, Completion] = {}
-        with self._inference() as decoder, progress(label, len(prompts) * params.n, "response") as bar:
-            waiting = self._waiting(decoder, prompts, limits, params.n)
-            for answers in self._run(decoder, waiting, prompts, limits, params, bar):
-                out.update(answers.completions())
+        with (
+            self._inference() as decoder,
+            packed(self.model.hf, max(limits, default=0)),
+            progress(label, len(prompts) * params.n, "response") as bar,
+        ):
+            stops = StopStrings(self.model, params.stop)
+            call = _Call(decoder, prompts, limits, params, stops, SharedBar(bar))
+            written = side_by_side([partial(self._write, call, each) for each in self._waiting(call)])
+        out = {name: completion for each in written for name, completion in each.items()}
         return [[out[i, j] for j in range(params.n)] for i in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
@@ -140,33 +167,36 @@ class LocalEngine:
             )
         return min(params.max_new_tokens, room)
 
-    def _waiting(self, decoder: Any, prompts: Sequence[Sequence[int]], limits: list[int], n: int) -> Waiting:
-        lengths = [len(prompt) for prompt in prompts]
-        if decoder.joins:
-            return SharedPrompts(lengths, limits, holders(prompts), n, self.batch_tokens)
-        return PaddedBatches(lengths, limits, n, self.batch_tokens, decoder.wiring.mode != "padded")
+    def _waiting(self, call: _Call) -> list[Waiting]:
+        """Who waits, in groups that are written at the same time."""
+        lengths, n = [len(prompt) for prompt in call.prompts], call.params.n
+        if not call.decoder.joins:
+            even = call.decoder.wiring.mode != "padded"
+            return [PaddedBatches(lengths, call.limits, n, self.batch_tokens, even)]
+        holder = holders(call.prompts)
+        hands = dealt(families_of(lengths, holder, n), groups(len(lengths) * n, self._stop_ids.device))
+        room = self.batch_tokens // max(len(hands), 1)
+        return [SharedPrompts(hand, lengths, call.limits, holder, room) for hand in hands]
 
-    def _run(
-        self,
-        decoder: Any,
-        waiting: Waiting,
-        prompts: Sequence[Sequence[int]],
-        limits: list[int],
-        params: SamplingParams,
-        bar: Bar,
-    ) -> Iterator[Answers]:
+    def _write(self, call: _Call, waiting: Waiting, over: Event) -> dict[Name, Completion]:
+        """The answers of one group; fewer where it is `over` before."""
+        out: dict[Name, Completion] = {}
+        for answers in self._run(call, waiting, over):
+            out.update(answers.completions())
+        return out
+
+    def _run(self, call: _Call, waiting: Waiting, over: Event) -> Iterator[Answers]:
         """Write all answers; yields those that began together once all of them are over."""
-        stops = StopStrings(self.model, params.stop)
         parties: list[_Party] = []
-        while waiting or parties:
+        while (waiting or parties) and not over.is_set():
             held = sum(party.held for party in parties)
             for names in waiting.admit(held) if waiting else []:
-                begun = self._begin(decoder, names, prompts, limits, params)
+                begun = self._begin(call, names)
                 parties.append(_Party(*begun, waiting.prompt_tokens(names)))
             going: list[_Party] = []
             tokens: list[Tensor] = []
             for party in parties:
-                said = self._draw(party, params, stops, bar)
+                said = self._draw(party, call)
                 if said is None:
                     yield party.answers
                 else:
@@ -174,36 +204,29 @@ class LocalEngine:
                     tokens.append(said)
             parties = going
             if parties:
-                logits = decoder.step([party.batch for party in parties], torch.cat(tokens))
+                logits = call.decoder.step([party.batch for party in parties], torch.cat(tokens))
                 sizes = [len(party.batch) for party in parties]
                 for party, own in zip(parties, logits.split(sizes), strict=True):
                     party.logits = own
 
-    def _begin(
-        self,
-        decoder: Any,
-        names: list[Name],
-        prompts: Sequence[Sequence[int]],
-        limits: list[int],
-        params: SamplingParams,
-    ) -> tuple[Batch, Answers, Tensor]:
-        answers = Answers(names, [limits[i] for i, _ in names], params, self._stop_ids.device)
+    def _begin(self, call: _Call, names: list[Name]) -> tuple[Batch, Answers, Tensor]:
+        answers = Answers(names, [call.limits[i] for i, _ in names], call.params, self._stop_ids.device)
         asked = list(dict.fromkeys(i for i, _ in names))
         at = {prompt: place for place, prompt in enumerate(asked)}
         slot = [at[i] for i, _ in names]
-        batch, logits = decoder.begin([prompts[i] for i in asked], slot, len(answers.rows))
+        batch, logits = call.decoder.begin([call.prompts[i] for i in asked], slot, len(answers.rows))
         return batch, answers, logits
 
-    def _draw(self, party: _Party, params: SamplingParams, stops: StopStrings, bar: Bar) -> Tensor | None:
+    def _draw(self, party: _Party, call: _Call) -> Tensor | None:
         """One token for each row, or None where all answers are over; rows that are over may leave."""
-        answers = party.answers
-        drawn = draw(party.logits[:, : self._known], params, answers.noise())
+        answers, stops = party.answers, call.stops
+        drawn = draw(party.logits[:, : self._known], call.params, answers.noise())
         ended = torch.isin(drawn.tokens, self._stop_ids)
         if stops.texts:
             tails = answers.tails(stops.tail, drawn.tokens)
             ended |= torch.tensor(stops.among(tails), device=ended.device)
         going, finished = answers.take(drawn, ended)
-        bar.advance(finished)
+        call.bar.advance(finished)
         if not len(going):
             return None
         kept = answers.leave(going)

@@ -36,23 +36,21 @@ class SharedPrompts:
     """For a cache that holds a prompt once: its samples begin together where they have room, and with them
     those of all prompts that it begins with, which are held with it.
 
-    lengths, limits: tokens of each prompt, and new ones it may have. holders: for each prompt, the one in
-    whose slot it is held. batch_tokens: cells of the cache.
+    families: samples that share a slot, those of the longest prompt first. lengths, limits: tokens of each
+    prompt, and new ones it may have. holders: for each prompt, the one in whose slot it is held.
+    batch_tokens: cells of the cache.
     """
 
     def __init__(
         self,
+        families: Sequence[Sequence[Name]],
         lengths: Sequence[int],
         limits: Sequence[int],
         holders: Sequence[int],
-        samples: int,
         batch_tokens: int,
     ) -> None:
         self.lengths, self.limits, self.holders, self.batch_tokens = lengths, limits, holders, batch_tokens
-        families: dict[int, list[Name]] = {}
-        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            families.setdefault(holders[i], []).extend((i, j) for j in range(samples))
-        self._queue = deque(families.values())  # in each family the longest prompt first
+        self._queue = deque(sorted(families, key=lambda family: (-lengths[family[0][0]], family[0])))
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -61,7 +59,7 @@ class SharedPrompts:
         room = self.batch_tokens - held
         if held and room < self.batch_tokens * _ENTER:
             return []
-        chosen: list[list[Name]] = []
+        chosen: list[Sequence[Name]] = []
         while self._queue:
             family = self._queue[0]
             count = self._fitting(family, room, alone=not (held or chosen))
@@ -94,6 +92,24 @@ class SharedPrompts:
         room -= self.lengths[family[0][0]]
         ends = itertools.accumulate(self.limits[i] for i, _ in family)
         return max(sum(end <= room for end in ends), int(alone))
+
+
+def families_of(lengths: Sequence[int], holders: Sequence[int], samples: int) -> list[list[Name]]:
+    """The samples that each slot is for, those of its longest prompt first."""
+    families: dict[int, list[Name]] = {}
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        families.setdefault(holders[i], []).extend((i, j) for j in range(samples))
+    return list(families.values())
+
+
+def dealt(families: Sequence[Sequence[Name]], groups: int) -> list[list[Sequence[Name]]]:
+    """Families in `groups` groups of about as many samples each; one of more than a group's share is cut."""
+    share = max(1, -(-sum(map(len, families)) // groups))
+    pieces = [family[a : a + share] for family in families for a in range(0, len(family), share)]
+    hands: list[list[Sequence[Name]]] = [[] for _ in range(groups)]
+    for piece in sorted(pieces, key=len, reverse=True):
+        min(hands, key=lambda hand: sum(map(len, hand))).append(piece)
+    return [hand for hand in hands if hand]
 
 
 def alike(families: Sequence[Sequence[Name]], lengths: Sequence[int]) -> list[list[Name]]:
