@@ -21,9 +21,9 @@ from posttrain.common.progress import progress
 from posttrain.models.forest import pack
 from posttrain.models.forward import LOGPS, SCORES, VALUES, forward
 from posttrain.training.checkpoint import load_checkpoint, save_checkpoint
+from posttrain.training.families import together, tree_of_all
 from posttrain.training.methods.base import Batch, Method, MethodConfig
 from posttrain.training.metrics import Metrics
-from posttrain.training.offline import grow
 from posttrain.training.optim import Optimizer
 from posttrain.training.schedule import lr_factor
 from posttrain.training.source import Data, Part, Resumable, Source
@@ -192,10 +192,13 @@ def _learn_beside(model: Model, part: Part, weight: float, loop: Loop, state: St
 
 
 def _micro_batches(data: Data, chosen: Sequence[int], loop: Loop, state: State | None) -> Iterator[Batch]:
-    """A global batch in forests of at most `micro_tokens` tokens."""
-    trees = grow([data.examples[i] for i in chosen])
+    """A global batch in forests of at most `micro_tokens` tokens; examples that begin alike share a tree."""
+    examples = [data.examples[i] for i in chosen]
+    units = together(examples, loop.micro_tokens)
+    trees = [tree_of_all([examples[i] for i in unit]) for unit in units]
     for group in pack([tree.size for tree in trees], loop.micro_tokens):
-        batch = data.batch([chosen[g] for g in group], [trees[g] for g in group], loop.device)
+        held = [chosen[i] for g in group for i in units[g]]
+        batch = data.batch(held, [trees[g] for g in group], loop.device)
         if state is not None:
             state.tokens += batch.forest.size
         yield batch

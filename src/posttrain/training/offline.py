@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from posttrain.common.progress import progress
 from posttrain.formats.rejects import RowError
 from posttrain.models.forest import Branch, Tree, plant, tree_of
 from posttrain.records import Row
+from posttrain.training.families import onto_shared
 from posttrain.training.methods.base import Batch, Example, Method, MethodConfig
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def _without_long_loans(made: Example | RowError, longest: int | None) -> Exampl
         return made
     own = len(made.branches) - made.borrowed
     kept = [branch for branch in made.branches[own:] if len(branch.tokens) <= longest]
-    return Example(made.row, (*made.branches[:own], *kept), made.columns, len(kept))
+    return Example(made.row, (*made.branches[:own], *kept), made.columns, len(kept), made.family)
 
 
 def _pieces(example: Example, size: int) -> list[Example]:
@@ -114,17 +116,29 @@ class Plan:
     """Which examples make up which global batch, a function of the seed alone.
 
     sizes: tokens of each example, shared ones once. rows: examples in a batch; tokens: or as many as fit
-    in that many.
+    in that many. families: of each example, those of one family follow each other; "" for one on its own.
     """
 
     sizes: tuple[int, ...]
     seed: int
     rows: int
     tokens: int | None = None
+    families: tuple[str, ...] = ()
+
+    @cached_property
+    def units(self) -> list[list[int]]:
+        """What is shuffled: examples, or families of them."""
+        if not any(self.families):
+            return [[i] for i in range(len(self.sizes))]
+        found: dict[str | int, list[int]] = {}
+        for i, family in enumerate(self.families):
+            found.setdefault(family or i, []).append(i)
+        return list(found.values())
 
     def epoch(self, number: int) -> list[list[int]]:
         """The batches of one pass over the data, shuffled. The last one may be smaller."""
-        order = np.random.default_rng((self.seed, number)).permutation(len(self.sizes)).tolist()
+        rng = np.random.default_rng((self.seed, number))
+        order = [i for unit in rng.permutation(len(self.units)).tolist() for i in self.units[unit]]
         if self.tokens is None:
             return [order[i : i + self.rows] for i in range(0, len(order), self.rows)]
         batches: list[list[int]] = []
@@ -169,7 +183,12 @@ def make_batch(
     temperature: float,
     device: str,
 ) -> Batch:
-    """Examples with their trees as one forest. streams, along: for each name, one tensor an example."""
+    """Examples with their trees, one each or one for several that follow each other, as one forest.
+
+    streams, along: for each name, one tensor an example.
+    """
+    if len(trees) < len(examples):
+        streams = {name: onto_shared(examples, trees, parts) for name, parts in streams.items()}
     names: list[str] = sorted(examples[0].columns)
     columns: dict[str, Any] = {
         name: torch.tensor([example.columns[name] for example in examples], device=device) for name in names

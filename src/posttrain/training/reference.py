@@ -20,6 +20,7 @@ from posttrain.common.errors import StoreError
 from posttrain.common.files import disk_full
 from posttrain.models.forest import Branch, Tree, plant, tree_of
 from posttrain.models.forward import LOGPS, score_trees
+from posttrain.training.families import together, tree_of_all
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
@@ -104,17 +105,20 @@ def reference_logps(
     found = [[next(known) for _ in example.branches] for example in examples]
     missing = [i for i, values in enumerate(found) if any(value is None for value in values)]
     if missing:
-        trees = [tree_of(examples[i].branches) for i in missing]
+        units = together([examples[i] for i in missing], budget)
+        held = [[missing[m] for m in unit] for unit in units]
+        trees = [tree_of_all([examples[i] for i in unit]) for unit in held]
         fresh: list[tuple[Branch, np.ndarray]] = []
         for at, forest, out in score_trees(
             model, trees, frozenset({LOGPS}), budget=budget, label=f"{label}: reference"
         ):
             assert out.logps is not None
-            i = missing[at]
             counts = torch.bincount(forest.branch_of, minlength=forest.branches).tolist()
             values = [part.numpy() for part in out.logps[forest.token_of].split(counts)]
-            found[i] = list(values)
-            fresh += zip(examples[i].branches, values, strict=True)
+            fresh += zip((b for i in held[at] for b in examples[i].branches), values, strict=True)
+            made = iter(values)
+            for i in held[at]:
+                found[i] = [next(made) for _ in examples[i].branches]
             if len(fresh) >= 1000:
                 store.put(*zip(*fresh, strict=True))
                 fresh = []

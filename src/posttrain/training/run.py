@@ -69,7 +69,8 @@ def run_training(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     else:
         (first, streams), references = _references(cfg, method, model, [train, heldout], ctx, device)
         sizes = tuple(tree.size for tree in grow(train.examples))
-        plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens)
+        families = tuple(example.family for example in train.examples)
+        plan = Plan(sizes, cfg.seed, cfg.batch_size, cfg.batch_tokens, families)
         source = Offline(plan, Data(train.examples, first))
     state = fit(
         model,

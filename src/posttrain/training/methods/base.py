@@ -41,12 +41,15 @@ class Example:
     row: id of the row it came from. columns: one float an example, NaN where the row says nothing.
     borrowed: how many of the branches, the last ones, are not the row's own: where they make it too long,
     they are left out and the row stays.
+    family: examples of one family stand beside each other in a batch and share a tree; their loss goes by
+    branches, since a tree is then more than one example. "" for an example on its own.
     """
 
     row: str
     branches: tuple[Branch, ...]
     columns: Mapping[str, float] = field(default_factory=dict)
     borrowed: int = 0
+    family: str = ""
 
 
 @dataclass(frozen=True)

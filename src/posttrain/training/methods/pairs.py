@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from posttrain.formats.rejects import RowError
-from posttrain.records import Comparison, Rating, Response
+from posttrain.records import Comparison, Rating, Response, prompt_key
 from posttrain.training.methods.base import Example
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def encode_pairs(
         if isinstance(begun, RowError):
             found.append(begun)
         else:
-            found.append(Example(row.provenance.id, tuple(map(branch_of, begun)), pair_columns(row)))
+            branches = tuple(map(branch_of, begun))
+            found.append(Example(row.provenance.id, branches, pair_columns(row), family=family_of(row)))
     return found
 
 
@@ -91,6 +92,11 @@ def _beginnings(pair: tuple[Said, ...], first: int) -> tuple[Said, ...] | RowErr
     if list(cut[0].response) == list(cut[1].response):
         return RowError("rejected", f"the first {first} tokens (first_tokens) are those of chosen")
     return cut
+
+
+def family_of(row: Comparison) -> str:
+    """Pairs that share a tree: token-exact ones of one prompt, such as those along one answer."""
+    return "" if row.prompt_token_ids is None else prompt_key(row.prompt)
 
 
 def pair_columns(row: Comparison) -> dict[str, float]:
