@@ -47,6 +47,8 @@ EXAMPLES = {
     " --judge '{name: reward_model, model: runs/reward}' --out runs/chosen",
     "judge": "posttrain judge --data runs/samples --judge '{name: reward_model, model: runs/reward}'"
     " --out runs/pairs",
+    "pivotal": "posttrain pivotal --model runs/sft --prompts sums.jsonl --judge maths --out runs/pivots"
+    " --set sampling.max_new_tokens=512",
     "probe": "posttrain probe --model runs/sft --prompts nq_open_dev.jsonl --n 10 --out runs/probe"
     " --grader '{name: rule, within: true}'",
     "bogus": "posttrain bogus --candidates bogus.jsonl --out runs/bogus"
@@ -60,7 +62,22 @@ EXAMPLES = {
 
 
 def register(app: typer.Typer) -> None:
-    for function in (train, tokenizer, curate, decontaminate, sample, choose, judge, probe, bogus, refusals, evaluate, gate, report):
+    for function in (
+        train,
+        tokenizer,
+        curate,
+        decontaminate,
+        sample,
+        choose,
+        judge,
+        pivotal,
+        probe,
+        bogus,
+        refusals,
+        evaluate,
+        gate,
+        report,
+    ):
         name = function.__name__
         cls = TrainCommand if function is train else None
         app.command(name, cls=cls, epilog=f"Example: {EXAMPLES[name]}")(function)
@@ -240,6 +257,25 @@ def judge(
 ) -> None:
     """Let a judge score answers, and make ratings or comparisons of it."""
     _run("judge", out, {"data": _several(data), "judge": _read(judge)}, config, sets, force)
+
+
+@command
+def pivotal(
+    out: OUT,
+    model: MODEL = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", "-p", help="Rows with prompts that the judge can grade.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Who says what succeeds: a name, or {name: …, …}.")
+    ] = None,
+    sets: SET = None,
+    config: CONFIG = None,
+    force: FORCE = False,
+) -> None:
+    """Find the tokens on which a model's success turns, and make pairs of single tokens of them."""
+    given = {"model": _read(model), "prompts": _read(prompts), "judge": _read(judge)}
+    _run("pivotal", out, given, config, sets, force)
 
 
 @command

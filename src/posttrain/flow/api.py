@@ -92,6 +92,14 @@ def judge(*, out: Path | str, force: bool = False, **fields: Any) -> Result:
     return run_verb("judge", out, fields, force=force)
 
 
+def pivotal(
+    *, prompts: Any, judge: Any, out: Path | str, model: Any = None, force: bool = False, **fields: Any
+) -> Result:
+    """Find pivotal tokens of `model`'s answers, and pairs of them. fields: the others of `PivotalConfig`."""
+    given = {"model": model, "prompts": prompts, "judge": judge, **fields}
+    return run_verb("pivotal", out, {k: v for k, v in given.items() if v is not None}, force=force)
+
+
 def probe(*, prompts: Any, out: Path | str, model: Any = None, force: bool = False, **fields: Any) -> Result:
     """Find out which questions `model` knows. fields: the others of `ProbeConfig`, such as n, grader."""
     given = {} if model is None else {"model": model}

@@ -19,6 +19,7 @@ VERBS: Mapping[str, str] = {
     "bogus": "posttrain.feedback.knowledge.bogus:STEP",
     "refusals": "posttrain.feedback.knowledge.refusals:STEP",
     "judge": "posttrain.feedback.judging:STEP",
+    "pivotal": "posttrain.feedback.pivotal.step:STEP",
     "train": "posttrain.training.train:STEP",
     "evaluate": "posttrain.evaluation.suite:STEP",
     "gate": "posttrain.evaluation.gate:STEP",

@@ -98,6 +98,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     from posttrain.report.gates import gate_table
     from posttrain.report.graph import provenance
     from posttrain.report.methods import methods_table
+    from posttrain.report.pivotal import pivotal_views
 
     evaluations: list[dict[str, Any]] = []
     ablations: list[dict[str, Any]] = []
@@ -142,6 +143,7 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "gains": [m for evaluation in evaluations if (m := evaluation["methods"]) and m["seeds"]],
         "gates": gate_table(artifacts),
         "curves": training_curves(artifacts),
+        "pivotal": pivotal_views(artifacts),
         "costs": cost_table(artifacts),
         "data": data_table(artifacts),
         "provenance": provenance(artifacts),
