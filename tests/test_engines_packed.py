@@ -72,6 +72,21 @@ def test_weights_that_changed_between_calls_are_seen() -> None:
     assert after == LocalEngine(engine.model).generate(prompts_of(5), PARAMS)
 
 
+def test_a_stream_is_written_with_it_and_leaves_nothing_behind() -> None:
+    engine = LocalEngine(model_of(tiny_model("llama").bfloat16()))
+    params = SamplingParams(max_new_tokens=40, seed=1)
+    stream = engine.stream(prompts_of(5)[0], params)
+    said = [next(stream)]
+    assert swapped(engine.model.hf) > 0
+    said += stream
+    assert not swapped(engine.model.hf)
+    assert tuple(said) == engine.generate(prompts_of(5), params)[0][0].token_ids
+    broken_off = engine.stream(prompts_of(5)[0], params)
+    next(broken_off)
+    broken_off.close()
+    assert not swapped(engine.model.hf)
+
+
 @pytest.mark.parametrize("why", ["float32", "few tokens", "no memory"])
 def test_not_where_it_would_not_pay(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = tiny_model("llama")

@@ -118,8 +118,15 @@ class LocalEngine:
         return [[out[i, j] for j in range(params.n)] for i in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        """Yield the tokens of one answer as they are sampled: those of `generate([prompt], params)[0][0]`."""
+        """Yield the tokens of one answer as they are sampled: those of `generate([prompt], params)[0][0]`.
+
+        Until it has ended or is closed, the weights must not change.
+        """
         limit = self._limit(0, prompt, params)
+        with packed(self.model.hf, limit):
+            yield from self._stream(prompt, params, limit)
+
+    def _stream(self, prompt: Sequence[int], params: SamplingParams, limit: int) -> Iterator[int]:
         noise = None
         if params.temperature > 0:
             noise = torch.from_numpy(uniforms(params.seed, [(0, 0)], limit)).to(self._stop_ids.device)
