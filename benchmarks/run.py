@@ -1,5 +1,5 @@
-"""The benchmark: posttrain against TRL, and against transformers in sampling, on the same model, tokens and
-machine, pair by pair, as JSON on stdout.
+"""The benchmark: posttrain against TRL, and against transformers in sampling and in the pivotal search, on
+the same model, tokens and machine, pair by pair, as JSON on stdout.
 
 Each pair of runs is one process of either side right after the other, the first place changing from pair to
 pair, so that whatever slows the machine for a while slows both. Ratios are taken within a pair.
@@ -19,6 +19,7 @@ from typing import Any
 
 import machine
 import offline
+import pivotal
 import rl
 import rl_workload
 import sampling
@@ -27,8 +28,8 @@ import workload
 from bench import HERE, Bench, Online
 
 METHODS = ("sft", "dpo", "reward")
-PARTS = offline.PARTS | sampling.PARTS | rl.PARTS
-DEFAULT_PARTS = ("speed", "agreement", "sampling", "grpo", "ppo", "losses")
+PARTS = offline.PARTS | sampling.PARTS | rl.PARTS | pivotal.PARTS
+DEFAULT_PARTS = ("speed", "agreement", "sampling", "grpo", "ppo", "losses", "pivotal")
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     rows = workload.Workload.batch * max(args.warmup + args.steps, offline.CHECKED_STEPS)
     w = workload.Workload(seed=args.seed, pairs=rows)
     pythons = {"posttrain": Path(sys.executable)}
-    if set(args.parts) - {"sampling", "ppo"}:
+    if set(args.parts) - {"sampling", "ppo", "pivotal"}:
         pythons["trl"] = trl_env.interpreter()
     with tempfile.TemporaryDirectory() as scratch:
         bench = bench_of(args, args.work or Path(scratch), w, pythons)
