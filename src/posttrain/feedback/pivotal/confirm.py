@@ -54,7 +54,8 @@ class Trial:
     """A candidate under test. Each of its arms has rollouts of its own, so that its tests are of independent
     draws, and all grow together.
 
-    state: of the claim that p changes by more than p_gap at the token. pair: of the claim that, besides, the
+    sure: the evidence for a pivot can need no more, so its rollouts need not go on. state: of the claim that
+    p changes by more than p_gap at the token. pair: of the claim that, besides, the
     other token moves p by more than other_gap the other way; None where there is no other token.
     """
 
@@ -62,6 +63,7 @@ class Trial:
     before: Arm = field(default_factory=Arm)
     token: Arm = field(default_factory=Arm)
     other: Arm = field(default_factory=Arm)
+    sure: bool = False
     state: State = "undecided"
     pair: State | None = None
 
@@ -127,7 +129,9 @@ def confirm(
 def _arms(trial: Trial) -> list[tuple[Arm, tuple[int, ...]]]:
     """The arms that still grow, with the prefixes they continue."""
     candidate = trial.candidate
-    arms = [(trial.before, candidate.prefix), (trial.token, (*candidate.prefix, candidate.token))]
+    arms = [(trial.before, candidate.prefix)]
+    if not trial.sure:
+        arms.append((trial.token, (*candidate.prefix, candidate.token)))
     if trial.pair == "undecided" and candidate.other is not None:
         arms.append((trial.other, (*candidate.prefix, candidate.other)))
     return arms
@@ -152,6 +156,7 @@ def _judge(trials: Sequence[Trial], claims: Claims) -> None:
         if found:
             trial.pair = "confirmed"
     for trial in trials:
+        trial.sure = evidence[id(trial)][0] >= math.log(len(trials) / claims.error)
         no_pivot, no_other = trial.futile(claims)
         if trial.state == "undecided" and no_pivot:
             trial.state = "refuted"

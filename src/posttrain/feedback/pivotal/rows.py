@@ -124,6 +124,7 @@ def trajectory_line(
         "reference": question.prompt.reference,
         "success": trajectory.success,
         "token_ids": list(tokens),
+        "logps": list(trajectory.logps),
         "pieces": pieces(tokens, maker.template),
         "points": points,
         "pivots": [pivot_line(trial, maker) for trial in trials],

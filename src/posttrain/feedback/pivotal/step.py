@@ -68,11 +68,12 @@ class PivotalConfig(Config):
         engine = self.engine.engine
         if "model" in engine.takes and self.model is None:
             raise ValueError(f"'model' is missing: engine {self.engine.name} needs one")
-        idle = {"n", "seed", "stop"} & self.sampling.model_fields_set
-        if idle:
-            raise ValueError(
-                f"sampling: '{min(idle)}' is set, but rollouts, seed and the model's stop tokens say it here"
-            )
+        plain = SamplingParams()
+        for name in ("n", "seed", "stop"):
+            if getattr(self.sampling, name) != getattr(plain, name):
+                raise ValueError(
+                    f"sampling: '{name}' is set, but rollouts, seed and the model's stop tokens say it here"
+                )
         if self.sampling.temperature == 0:
             raise ValueError("sampling: temperature 0 gives one answer only, so p(success) is 0 or 1")
         if self.low > self.high:
