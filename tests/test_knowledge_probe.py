@@ -165,6 +165,27 @@ def test_a_probe_of_a_server_by_hand_and_nothing_is_paid_twice(tmp_path):
     assert row.provenance.parents == ("q1",)
 
 
+def test_a_grader_that_is_paid_is_not_paid_again(tmp_path):
+    write_records(tmp_path / "q.jsonl", [ask(i) for i in range(3)])
+
+    def answer(body):
+        text = body["messages"][0]["content"]
+        return completion("UNCERTAIN" if "You check an answer" in text else f"Somewhere {body['seed']}")
+
+    with serving(answer) as (url, seen):
+        server = {"base_url": url, "model": "m"}
+        fields = {"engine": {"name": "http", **server}, "grader": {"name": "check", **server}, "n": 4}
+        said = probe(tmp_path / "out", tmp_path / "q.jsonl", **fields)
+        assert len(seen.bodies) == 24
+        for kept in (tmp_path / "out/state/grades").iterdir():
+            kept.unlink()  # as if it had been killed before it could write them
+        again = probe(tmp_path / "out", tmp_path / "q.jsonl", **fields)
+        assert len(seen.bodies) == 24
+    assert said["samples"] == again["samples"] == {**dict.fromkeys(said["samples"], 0), "uncertain": 12}
+    assert said["grading_cost"]["completion_tokens"] == 36
+    assert said["sampling"]["completion_tokens"] == 36
+
+
 def test_what_cannot_be_graded_is_neither_right_nor_wrong(tmp_path):
     write_records(tmp_path / "q.jsonl", [ask(0), ask(2), ask(3, reference=None)])
 

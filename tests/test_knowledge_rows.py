@@ -139,6 +139,7 @@ def test_comparisons_of_answers_and_refusals(probe, tmp_path):
     assert rows[0].provenance.makers["chosen"] == "m, temperature 1.0"
     left = (tmp_path / "out/rejected.jsonl").read_text()
     assert "no answer of the kind that is wanted" in left  # the one that is always refused
+    assert teach(tmp_path / "n", probe, to="comparisons", prefer_answer=[])["answer_preferred"] == 0
     wider = teach(tmp_path / "w", probe, to="comparisons", prefer_answer=["sometimes", "usually"])
     assert wider["answer_preferred"] == 2
 

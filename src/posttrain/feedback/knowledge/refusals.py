@@ -38,6 +38,12 @@ REFUSALS = (
     "That is something I do not know.",
 )
 
+# What the rows of each kind teach, as the summary counts them.
+_KINDS = {
+    "demonstrations": ("answered", "refused", "bogus_refused"),
+    "comparisons": ("answer_preferred", "refusal_preferred"),
+}
+
 
 class RefusalsConfig(Config):
     """probe: the folder of a step `probe`. bogus: prompts that nothing answers, for demonstrations.
@@ -78,7 +84,7 @@ class RefusalsConfig(Config):
 def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
     """Write `rows.jsonl`, and `rejected.jsonl` with the questions that gave no row and why."""
     rows: list[Row] = []
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(dict.fromkeys(_KINDS[cfg.to], 0))
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         for number, (samples, probed) in enumerate(read_probe(cfg.probe), 1):
             made = list(_rows(cfg, samples, probed))
