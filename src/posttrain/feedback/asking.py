@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.feedback.best_of_n import best_index
@@ -14,19 +14,21 @@ from posttrain.feedback.position import count_orders
 from posttrain.feedback.verdict_rows import comparison, demonstration, rating
 from posttrain.feedback.verdicts import preference_by, preferences_of, score_by, verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
-from posttrain.records import Prompt, Row, row_id
+from posttrain.records import Row, row_id
 
 if TYPE_CHECKING:
+    from posttrain.feedback.calibrating import Calibration
     from posttrain.feedback.judging import JudgeConfig
 
 WHY = "why: "  # opens the names under which the reasons for no answer are counted
+ASPECT = "aspect: "  # … and the pairs of each aspect
 
 
 def ratings(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]) -> list[Row]:
     """A row for every response; those that were cut off and those without an answer have None for a score."""
     every = [(group, i, c) for group in groups for i, c in enumerate(group.candidates)]
     whole = [(group.prompt, c) for group, _, c in every if c.response.finish != "length"]
-    verdicts = iter(_verdicts(cfg, judge, whole))
+    verdicts = iter(verdicts_of(judge, [(p, c.response) for p, c in whole], f"judge '{cfg.judge.name}'"))
     made: list[Row] = []
     for group, i, candidate in every:
         cut_off = candidate.response.finish == "length"
@@ -41,18 +43,27 @@ def ratings(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Cou
 
 
 def by_scoring(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]) -> list[Row]:
-    """Comparisons by the scores of each response."""
+    """Comparisons by the scores of each response, for each aspect."""
     made: list[Row] = []
     for group, field, said in _scored(cfg, judge, groups, counts):
-        found = by_score(field, said, cfg.pairs, cfg.min_gap, _rng(cfg, group), counts)
-        made += _rows(cfg, group, found, counts)
+        found = 0
+        for aspect in cfg.aspects:
+            mine = [score_by(verdict, aspect) for verdict in said]
+            counts.update(WHY + verdict.reason for verdict in mine if verdict.score is None)
+            pairs = by_score(field, mine, cfg.pairs, cfg.min_gap, _rng(cfg, group), counts)
+            made += _rows(cfg, group, pairs, aspect, counts)
+            found += len(pairs)
+        counts["unpaired"] += not found
     return made
 
 
 def by_choosing(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]) -> list[Row]:
     """The best response to each prompt; prompts without a score, or with too low a one, are counted."""
     made: list[Row] = []
-    for group, field, said in _scored(cfg, judge, groups, counts):
+    (aspect,) = cfg.aspects
+    for group, field, whole in _scored(cfg, judge, groups, counts):
+        said = [score_by(verdict, aspect) for verdict in whole]
+        counts.update(WHY + verdict.reason for verdict in said if verdict.score is None)
         counts["no_answer"] += sum(verdict.score is None for verdict in said)
         best = best_index(said, _rng(cfg, group))
         score = None if best is None else said[best].score
@@ -61,14 +72,18 @@ def by_choosing(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts:
         elif cfg.min_score is not None and score < cfg.min_score:
             counts["below_min_score"] += 1
         else:
-            made.append(demonstration(group.prompt, field[best], cfg.judge.label, cfg.aspect, len(field)))
+            made.append(demonstration(group.prompt, field[best], cfg.judge.label, aspect, len(field)))
     return made
 
 
 def by_comparing(
-    cfg: JudgeConfig, judge: PairJudge, groups: Sequence[Group], counts: Counter[str]
+    cfg: JudgeConfig,
+    judge: PairJudge,
+    groups: Sequence[Group],
+    counts: Counter[str],
+    calibrated: Mapping[str, Calibration],
 ) -> list[Row]:
-    """Comparisons by the judge's own comparing."""
+    """Comparisons by the judge's own comparing, for each aspect. calibrated: what maps its probabilities."""
     proposed = [to_compare(judgeable(group, counts), cfg.pairs, _rng(cfg, group)) for group in groups]
     asked = [
         (group.prompt, a.response, b.response)
@@ -78,40 +93,49 @@ def by_comparing(
     preferences = iter(preferences_of(judge, asked, f"judge '{cfg.judge.name}'"))
     made: list[Row] = []
     for group, pairs in zip(groups, proposed, strict=True):
-        found = []
-        for first, second in pairs:
-            preference = preference_by(next(preferences), cfg.aspect)
-            count_orders(preference, counts)
-            if preference.probability is None:
-                counts[WHY + preference.reason] += 1
-            found.append(by_preference(first, second, preference, cfg.min_gap, counts))
-        made += _rows(cfg, group, [pair for pair in found if pair], counts)
+        said = [next(preferences) for _ in pairs]
+        found = 0
+        for aspect in cfg.aspects:
+            mine = [preference_by(each, aspect) for each in said]
+            for preference in mine:
+                count_orders(preference, counts, ("by_source", source_of(group)), ("by_aspect", aspect))
+            counts.update(WHY + each.reason for each in mine if each.probability is None)
+            if aspect in calibrated:
+                mine = [calibrated[aspect].of(each) for each in mine]
+            sided = [
+                by_preference(first, second, preference, cfg.min_gap, counts)
+                for (first, second), preference in zip(pairs, mine, strict=True)
+            ]
+            rows = _rows(cfg, group, [pair for pair in sided if pair], aspect, counts)
+            made += rows
+            found += len(rows)
+        counts["unpaired"] += not found
     return made
 
 
-def _rows(cfg: JudgeConfig, group: Group, pairs: Sequence[Pair], counts: Counter[str]) -> list[Row]:
-    counts["unpaired"] += not pairs
-    return [comparison(group.prompt, pair, cfg.judge.label, cfg.aspect) for pair in pairs]
+def source_of(group: Group) -> str:
+    """The data set that a prompt comes from: the file or generator, without the line."""
+    source = group.prompt.provenance.source
+    file, _, line = source.rpartition(":")
+    return file if line.isdigit() else source
+
+
+def _rows(
+    cfg: JudgeConfig, group: Group, pairs: Sequence[Pair], aspect: str, counts: Counter[str]
+) -> list[Row]:
+    counts[ASPECT + aspect] += len(pairs)
+    return [comparison(group.prompt, pair, cfg.judge.label, aspect) for pair in pairs]
 
 
 def _scored(
     cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Counter[str]
 ) -> Iterator[tuple[Group, list[Candidate], list[Verdict]]]:
-    """Each group with those of its responses that can be judged, and what the judge says of them."""
+    """Each group with those of its responses that can be judged, and what the judge says of each."""
     fields = [judgeable(group, counts) for group in groups]
-    asked = [(group.prompt, c) for group, field in zip(groups, fields, strict=True) for c in field]
-    verdicts = iter(_verdicts(cfg, judge, asked))
+    asked = [(group.prompt, c.response) for group, field in zip(groups, fields, strict=True) for c in field]
+    verdicts = iter(verdicts_of(judge, asked, f"judge '{cfg.judge.name}'"))
     for group, field in zip(groups, fields, strict=True):
-        said = [next(verdicts) for _ in field]
-        counts.update(WHY + verdict.reason for verdict in said if verdict.score is None)
-        yield group, field, said
-
-
-def _verdicts(cfg: JudgeConfig, judge: Judge, asked: Sequence[tuple[Prompt, Candidate]]) -> list[Verdict]:
-    """The verdicts with the aspect's score for their score."""
-    items = [(prompt, candidate.response) for prompt, candidate in asked]
-    said = verdicts_of(judge, items, f"judge '{cfg.judge.name}'")
-    return [score_by(verdict, cfg.aspect) for verdict in said]
+        yield group, field, [next(verdicts) for _ in field]
 
 
 def _rng(cfg: JudgeConfig, group: Group) -> random.Random:

@@ -4,7 +4,6 @@ the place instead of the response.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,10 +16,11 @@ from posttrain.evaluation.items import read_items
 from posttrain.evaluation.task import EvalContext, ModelKind, Outcome, TaskConfig
 from posttrain.feedback.judge import Judge, PairJudge, Preference
 from posttrain.feedback.judge_use import JudgeField
+from posttrain.feedback.labelled import asked_of, by_aspect, right
 from posttrain.feedback.position import first_wins, flipped
-from posttrain.feedback.verdicts import preference_by, preferences_of, score_by, verdicts_of
+from posttrain.feedback.verdicts import score_by, verdicts_of
 from posttrain.feedback.verifiers import CUT_OFF
-from posttrain.records import Comparison, prompt_key, row_id
+from posttrain.records import Comparison, prompt_key
 
 
 class JudgeReport(TaskConfig):
@@ -59,22 +59,9 @@ class JudgeReport(TaskConfig):
         if not isinstance(judge, PairJudge):
             scored = self._scored(judge, rows)
             return [self._outcome(row, each, facets) for row, each in zip(rows, scored, strict=True)]
-        said = self._compared(judge, rows, ctx.seed)
+        said = by_aspect(asked_of(judge, rows, ctx.seed, f"judge '{self.judge.name}'"), self.aspect)
         made = [self._outcome(row, each, facets) for row, each in zip(rows, said, strict=True)]
         return _with_errors(made, said, self.bins)
-
-    def _compared(self, judge: PairJudge, rows: Sequence[Comparison], seed: int) -> list[Preference]:
-        """The preference for chosen over rejected."""
-        swapped = [random.Random(row_id(seed, row.provenance.id)).random() < 0.5 for row in rows]
-        asked = [
-            (row.prompt, row.rejected, row.chosen) if swap else (row.prompt, row.chosen, row.rejected)
-            for row, swap in zip(rows, swapped, strict=True)
-        ]
-        said = preferences_of(judge, asked, f"judge '{self.judge.name}'")
-        return [
-            _turned(preference_by(each, self.aspect)) if swap else preference_by(each, self.aspect)
-            for each, swap in zip(said, swapped, strict=True)
-        ]
 
     def _scored(self, judge: Judge, rows: Sequence[Comparison]) -> list[Preference]:
         """The same of a judge that scores each alone: a winner, without a probability in between."""
@@ -97,7 +84,7 @@ class JudgeReport(TaskConfig):
     ) -> Outcome:
         p = said.probability
         metrics: dict[str, float | None] = {
-            "agreement": None if p is None else _right(p),
+            "agreement": None if p is None else right(p),
             "answered": float(p is not None),
             "ties": None if p is None else float(p == 0.5),
         }
@@ -132,25 +119,10 @@ def _with_errors(outcomes: Sequence[Outcome], said: Sequence[Preference], bins: 
 
     known = [p for each in said if (p := each.probability) is not None]
     sure = [max(p, 1 - p) for p in known]
-    told = iter(zip(sure, error_shares(sure, [_right(p) for p in known], bins), strict=True))
+    told = iter(zip(sure, error_shares(sure, [right(p) for p in known], bins), strict=True))
     made = []
     for outcome, each in zip(outcomes, said, strict=True):
         confidence, error = (None, None) if each.probability is None else next(told)
         more = {"confidence": confidence, "calibration_error": None if error is None else float(error)}
         made.append(replace(outcome, metrics={**outcome.metrics, **more}))
     return made
-
-
-def _right(probability: float) -> float:
-    """Of the chosen response being better."""
-    return 0.5 if probability == 0.5 else float(probability > 0.5)
-
-
-def _turned(preference: Preference) -> Preference:
-    """The same said of the two in the other order."""
-    p, orders = preference.probability, preference.orders
-    return Preference(
-        None if p is None else 1 - p,
-        preference.reason,
-        orders=None if orders is None else (1 - orders[1], 1 - orders[0]),
-    )
