@@ -112,7 +112,11 @@ def test_rewards_rise(home, tmp_path, case):
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+# pairs of one prompt share a tree: what is computed together must be so after a stop, too
+SHARED = ({"name": "dpo"}, {"pairs": "all", "passes": 4}, {})
+
+
+@pytest.mark.parametrize("case", [*CASES, SHARED], ids=[*IDS, "dpo-all"])
 def test_an_interrupted_run_goes_on_in_the_middle_of_a_rollout(home, tmp_path, case, monkeypatch):
     """The run stops at every third optimizer step; the weights are those of a run that never stopped."""
     method, online, others = placed(home, case)

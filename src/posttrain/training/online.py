@@ -307,7 +307,8 @@ def _computed_with(settings: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 def _plain(data: Data) -> dict[str, Any]:
     examples = [
-        (e.row, [(list(b.tokens), list(b.mask)) for b in e.branches], dict(e.columns)) for e in data.examples
+        (e.row, [(list(b.tokens), list(b.mask)) for b in e.branches], dict(e.columns), e.family)
+        for e in data.examples
     ]
     return {
         "examples": examples,
@@ -319,7 +320,7 @@ def _plain(data: Data) -> dict[str, Any]:
 
 def _from_plain(state: dict[str, Any]) -> Data:
     examples = [
-        Example(row, tuple(Branch(tokens, mask) for tokens, mask in branches), columns)
-        for row, branches, columns in state["examples"]
+        Example(row, tuple(Branch(tokens, mask) for tokens, mask in branches), columns, family=family)
+        for row, branches, columns, family in state["examples"]
     ]
     return Data(examples, state["streams"], state["along"], state["temperature"])
