@@ -159,6 +159,30 @@ def test_a_class_counts_by_its_source_and_that_of_what_it_uses_or_by_its_version
     assert key("my_rewards:X") != third
 
 
+def test_what_a_reward_imports_counts_be_it_a_number_or_late_or_in_a_package() -> None:
+    Path("mine").mkdir()
+    rewards("LIMIT = 3\n", "limits")
+    for name in ("__init__", "late"):
+        Path(f"mine/{name}.py").write_text("")
+    Path("mine/deep.py").write_text("FACTOR = 1\n")
+    body = "from limits import LIMIT\n\ndef f(p, r):\n    from mine import late\n    return LIMIT\n"
+    rewards(body)
+    keys = [key("my_rewards:f")]
+    rewards("LIMIT = 4\n", "limits")
+    rewards(body)
+    keys.append(key("my_rewards:f"))
+    Path("mine/late.py").write_text("from .deep import FACTOR\n")
+    keys.append(key("my_rewards:f"))
+    Path("mine/deep.py").write_text("FACTOR = 2\n")
+    keys.append(key("my_rewards:f"))
+    Path("mine/__init__.py").write_text("# a comment\n")
+    keys.append(key("my_rewards:f"))
+    assert len(set(keys)) == 5
+    Path("mine/unused.py").write_text("FACTOR = 2\n")
+    assert key("my_rewards:f") == keys[-1]
+    assert "mine" not in sys.modules, "nothing is imported for the sake of a key"
+
+
 def test_code_that_is_loaded_counts_as_it_was_loaded() -> None:
     rewards("def f(p, r): return 1\n")
     first = key("my_rewards:f")

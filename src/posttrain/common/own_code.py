@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -10,7 +12,10 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import resolve_name
+from itertools import accumulate, chain
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -18,7 +23,19 @@ from typing import Any
 from posttrain.common.config import nearest
 from posttrain.common.errors import ConfigError
 
-_SEEN: dict[str, tuple[ModuleSpec | None, str]] = {}
+
+@dataclass(frozen=True)
+class _Seen:
+    """A module's text as it was when this process first saw the module as `spec` loads it. imports: names of
+    what it imports, or may.
+    """
+
+    spec: ModuleSpec | None
+    digest: str
+    imports: tuple[str, ...]
+
+
+_SEEN: dict[str, _Seen] = {}
 
 
 def load_dotted(path: str, what: str) -> Any:
@@ -28,7 +45,7 @@ def load_dotted(path: str, what: str) -> Any:
     """
     name, _, attribute = path.partition(":")
     module = _import(name, what)
-    _text_hash(module)
+    _seen(module.__name__)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -69,7 +86,8 @@ def _line(error: Exception) -> str:
 
 
 def source_hash(thing: type | FunctionType) -> str | None:
-    """sha256 over the files that `thing` comes from: its module, and those of the user's own that it uses.
+    """sha256 over the files that `thing` comes from: its module, and those of the user's own that it imports,
+    wherever in them the import stands.
 
     None for posttrain's own code, for installed packages, and where there is no source. Of a thing defined in
     a script or notebook (`__main__`) its own text alone counts. What counts is the text as it was when this
@@ -80,35 +98,77 @@ def source_hash(thing: type | FunctionType) -> str | None:
             return _sha256(inspect.getsource(thing).encode())
         except (OSError, TypeError):
             return None
-    module = sys.modules.get(thing.__module__)
-    if module is None or _own_file(module) is None:
+    if thing.__module__ not in sys.modules or _seen(thing.__module__) is None:
         return None
-    texts = sorted((used.__name__, _text_hash(used)) for used in _reached(module))
-    return _sha256(repr(texts).encode())
+    return _sha256(repr(sorted(_reached(thing.__module__).items())).encode())
 
 
-def _reached(first: ModuleType) -> list[ModuleType]:
-    """The module, and every one of the user's own that it or another of them has something from."""
-    reached, waiting = {first.__name__: first}, [first]
+def _reached(first: str) -> dict[str, str]:
+    """Hashes of the module, and of every one of the user's own that it or another of them imports."""
+    reached: dict[str, str] = {}
+    waiting = [first]
     while waiting:
-        for module in _used_by(waiting.pop()):
-            if module.__name__ not in reached and _own_file(module) is not None:
-                reached[module.__name__] = module
-                waiting.append(module)
-    return list(reached.values())
+        name = waiting.pop()
+        seen = None if name in reached else _seen(name)
+        if seen is not None:
+            reached[name] = seen.digest
+            waiting += [*seen.imports, *_held_by(name)]
+    return reached
 
 
-def _used_by(module: ModuleType) -> Iterator[ModuleType]:
-    for value in list(vars(module).values()):
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        used = sys.modules.get(name) if isinstance(name, str) else None
-        if used is not None:
-            yield used
+def _held_by(name: str) -> Iterator[str]:
+    """Modules that a loaded module has something from, imported by a statement or not."""
+    for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+        held = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(held, str) and held in sys.modules:
+            yield held
 
 
-def _own_file(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    if not file or not file.endswith(".py") or module.__name__.partition(".")[0] == "posttrain":
+def _seen(name: str) -> _Seen | None:
+    """A module of the user's own, loaded or to be found; None for any other."""
+    module = sys.modules.get(name)
+    spec: ModuleSpec | None = _to_be_found(name) if module is None else getattr(module, "__spec__", None)
+    place: str | None = getattr(spec, "origin", None) if module is None else getattr(module, "__file__", None)
+    file = _own_file(name, place)
+    if file is None:
+        return None
+    known = _SEEN.get(name)
+    if known is None or spec is not known.spec:
+        text = file.read_bytes()
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        known = _SEEN[name] = _Seen(spec, _sha256(text), _imports(text, package))
+    return known
+
+
+def _to_be_found(name: str) -> ModuleSpec | None:
+    """Where a module that is not loaded yet would come from; nothing is imported to find out."""
+    spec, path, parts = None, None, name.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:end]), path)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or ())
+    return spec
+
+
+def _imports(text: bytes, package: str) -> tuple[str, ...]:
+    """Names of all that a text may import, by their whole names: `from a import b` gives a and a.b."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):
+        return ()
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            with contextlib.suppress(ImportError):  # relative, beyond the package: fails where it is run
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    whole = [accumulate(name.split("."), "{}.{}".format) for name in names]  # a.b runs a, too
+    return tuple(dict.fromkeys(chain.from_iterable(whole)))
+
+
+def _own_file(name: str, file: str | None) -> Path | None:
+    if not file or not file.endswith(".py") or name.partition(".")[0] == "posttrain":
         return None
     path = Path(file).resolve()
     installed = {"site-packages", "dist-packages"} & set(path.parts)
@@ -116,18 +176,6 @@ def _own_file(module: ModuleType) -> Path | None:
 
 
 _STDLIB = Path(sysconfig.get_paths()["stdlib"]).resolve()
-
-
-def _text_hash(module: ModuleType) -> str:
-    """Of the module's file, as it was when this process first saw the module as it is loaded now."""
-    spec, digest = _SEEN.get(module.__name__, (None, ""))
-    file = _own_file(module)
-    if file is None:
-        return ""
-    if not digest or spec is not module.__spec__:
-        digest = _sha256(file.read_bytes())
-        _SEEN[module.__name__] = (module.__spec__, digest)
-    return digest
 
 
 def _sha256(text: bytes) -> str:
