@@ -135,9 +135,12 @@ def test_prompts_that_repeat_are_counted_and_those_without_room_rejected_where_t
 
 
 def test_prompts_of_another_format_are_counted_once(home, tmp_path):
+    """Rows that have no ids of their own: a prompt is the same wherever it stands."""
     path = tmp_path / "raw.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(8)))
-    assert train(home, tmp_path / "out", GRPO, {"prompts": str(path)})["rows"]["kept"] == 8
+    path.write_text("".join(json.dumps({"prompt": f"Say {i % 6}."}) + "\n" for i in range(8)))
+    summary = train(home, tmp_path / "out", GRPO, {"prompts": str(path)})
+    assert summary["rows"]["kept"] == 6
+    assert summary["online"]["repeated_prompts"] == 2
 
 
 def test_a_mix_may_not_lose_more_rows_than_allowed(home, tmp_path):

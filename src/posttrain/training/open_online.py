@@ -54,11 +54,14 @@ def read_online(cfg: TrainConfig, model: Model, rejects: Rejects, label: str) ->
     before = rejects.kept
     paths = online.prompts if isinstance(online.prompts, list) else [online.prompts]
     rows = [row for path in paths for row in read_records(path, Prompt, rejects=rejects)]
-    distinct = list({row.model_dump_json(): row for row in rows}.values())
+    distinct: dict[str, Prompt] = {}
+    for row in rows:  # wherever they stand: the line of a file is part of its provenance
+        distinct.setdefault(row.model_dump_json(exclude={"provenance"}), row)
     longest = longest_row(cfg, model)
     room = 1 if cfg.max_length is None else online.max_new_tokens
     asked = []
-    for prompt, ids in zip(distinct, model.template.prompts([row.messages for row in distinct]), strict=True):
+    texts = model.template.prompts([row.messages for row in distinct.values()])
+    for prompt, ids in zip(distinct.values(), texts, strict=True):
         if longest is not None and len(ids) + room > longest:
             reason = f"no room for an answer: {len(ids)} tokens of {longest}, and it wants {room}"
             put_aside(rejects, prompt, RowError("messages", reason))
