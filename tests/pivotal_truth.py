@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posttrain.common.config import parse
 from posttrain.common.manifest import read_manifest
 from posttrain.common.step import StepContext
@@ -121,6 +123,7 @@ def counted(
     for name, tokens in seen.items():
         found[name] = len(tokens)
         found[f"{name}_real"] = len(tokens & real)
+    found |= as_published(lines, number, p, gap)
     found["recall_of_findable"] = _share(len(seen["confirmed"] & findable), len(findable))
     found["recall_of_all"] = _share(len(seen["confirmed"] & real), len(real))
     found["precision"] = _share(found["confirmed_real"], found["confirmed"])
@@ -128,6 +131,34 @@ def counted(
     missed = sorted((round(abs(changes[t]), 2) for t in findable - seen["confirmed"]), reverse=True)
     false = sorted((round(abs(changes[t]), 2) for t in seen["confirmed"] - real), reverse=True)
     return found | {"pairs": pairs, "pairs_right": right, "missed_changes": missed, "false_changes": false}
+
+
+def as_published(
+    lines: list[dict[str, Any]],
+    number: dict[str, int],
+    p: dict[tuple[int, tuple[int, ...]], float],
+    gap: float,
+    rollouts: int = 10,
+    times: int = 200,
+) -> dict[str, Any]:
+    """What the same search gives with a fixed number of rollouts a prefix and none to confirm: drawn from the
+    measured p, many times.
+    """
+    rng = np.random.default_rng(0)
+    reported = right = findable = found = 0
+    for line in lines:
+        q, ids = number[line["id"]], line["token_ids"]
+        true = [p[q, tuple(ids[:i])] for i in range(len(ids))] + [float(line["success"])]
+        real = {i for i in range(len(ids)) if abs(true[i + 1] - true[i]) >= gap}
+        wanted = exact(true, line["logps"], gap)
+        for _ in range(times):
+            said = exact((rng.binomial(rollouts, true) / rollouts).tolist(), line["logps"], gap - 1e-9)
+            reported, right = reported + len(said), right + len(said & real)
+            findable, found = findable + len(wanted), found + len(said & wanted)
+    return {
+        "as_published_precision": _share(right, reported),
+        "as_published_recall_of_findable": _share(found, findable),
+    }
 
 
 def _share(part: int, whole: int) -> float | None:

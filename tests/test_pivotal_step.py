@@ -16,8 +16,9 @@ from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.engines.local import LocalEngine
 from posttrain.feedback.judge import Verdict
+from posttrain.feedback.pivotal.grading import Grading, Question
 from posttrain.feedback.pivotal.ledger import shared_tokens
-from posttrain.feedback.pivotal.roller import EngineRoller, Grading, Question
+from posttrain.feedback.pivotal.roller import EngineRoller
 from posttrain.feedback.pivotal.rollouts import Ask
 from posttrain.feedback.pivotal.step import STEP, PivotalConfig
 from posttrain.feedback.verifiers import Pattern, PatternJudge

@@ -12,7 +12,8 @@ from posttrain.engines.token_writer import TokenWriter
 from posttrain.engines.writer import Job
 from posttrain.feedback.judge import Judge
 from posttrain.feedback.judge_use import account_of
-from posttrain.feedback.pivotal.roller import EngineRoller, Grading, Question
+from posttrain.feedback.pivotal.grading import Grading, Question
+from posttrain.feedback.pivotal.roller import EngineRoller
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.records import Prompt, prompt_key
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class World:
-    """writer: the model's. rejected: prompts that could not be used, or were read from unusable rows."""
+    """writer: the model's. repeated: rows with a prompt that another has. rejected: prompts that could not
+    be used, and rows that could not be read.
+    """
 
     questions: Sequence[Question]
     roller: EngineRoller
     writer: TokenWriter
+    repeated: int
     rejected: int
 
 
@@ -42,7 +46,9 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         )
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
-        distinct = list({prompt_key(row): row for row in rows}.values())[: cfg.limit]
+        distinct = list({prompt_key(row): row for row in reversed(rows)}.values())[::-1]
+        repeated = len(rows) - len(distinct)
+        distinct = distinct[: cfg.limit]
         rejects.kept = len(distinct)
         rejects.check(cfg.max_rejected)
         job = Job(cfg.model, ctx.state / "replies", ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
@@ -68,4 +74,4 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
     grading = Grading(judge, cfg.judge.name, cfg.success, cfg.no_answer, cfg.truncated)
     sampling = cfg.sampling.model_copy(update={"seed": cfg.seed})
     roller = EngineRoller(questions, writer.engine, writer.template, grading, sampling, ctx.state, ctx.label)
-    return World(questions, roller, writer, rejected)
+    return World(questions, roller, writer, repeated, rejected)

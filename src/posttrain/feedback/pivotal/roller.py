@@ -7,18 +7,16 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from posttrain.common.chunks import in_chunks
 from posttrain.engines.protocol import Completion, Engine, SamplingParams
-from posttrain.feedback.judge import Judge
+from posttrain.feedback.pivotal.grading import Answer, Grader, Grading, Question
 from posttrain.feedback.pivotal.ledger import Ledger, shared_tokens
 from posttrain.feedback.pivotal.rollouts import Ask, Rollout
-from posttrain.feedback.verdicts import verdicts_of
-from posttrain.records import Prompt, Response, row_id
+from posttrain.records import row_id
 
 if TYPE_CHECKING:
     from posttrain.models.template import ChatTemplate
@@ -27,35 +25,11 @@ if TYPE_CHECKING:
 # Seeds depend on it, so a change of it is a new version of the step.
 _CHUNK = 8192
 
-Policy = Literal["exclude", "failure"]
-Path_ = tuple[int, tuple[int, ...]]  # question, all tokens of an answer
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and its token ids, up to where the answer begins."""
-
-    prompt: Prompt
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Grading:
-    """What counts as success. success, no_answer, truncated: as in `PivotalConfig`. name: of the judge."""
-
-    judge: Judge
-    name: str
-    success: float
-    no_answer: Policy
-    truncated: Policy
-
 
 @final
 class EngineRoller:
     """A `Roller`. An answer is a prefix and its continuation, of at most `sampling.max_new_tokens` together,
     so that a rollout from a prefix is what a rollout from the prompt that went this way would have been.
-
-    Equal answers to a question are put to the judge once.
     """
 
     def __init__(
@@ -68,10 +42,10 @@ class EngineRoller:
         state: Path,
         label: str,
     ) -> None:
-        self.questions, self.engine, self.template = questions, engine, template
-        self.grading, self.sampling, self.state, self.label = grading, sampling, state, label
+        self.questions, self.engine, self.sampling = questions, engine, sampling
+        self.grading, self.state, self.label = grading, state, label
+        self.grader = Grader(grading, questions, template)
         self.ledger = Ledger()
-        self._graded: dict[Path_, tuple[bool | None, str]] = {}  # whole answers that were judged
 
     def __call__(self, asks: Sequence[Ask]) -> list[list[Rollout]]:
         """See `Roller`."""
@@ -80,31 +54,28 @@ class EngineRoller:
         over = {i: found for i, ask in enumerate(asks) if (found := self._over(ask)) is not None}
         to_roll = [ask for i, ask in enumerate(asks) if i not in over]
         size = max(1, _CHUNK // max((ask.n for ask in to_roll), default=1))
-        fresh = []
+        fresh: list[list[Rollout]] = []
         work = partial(self._chunk, level)
         for first, *lines in in_chunks(to_roll, size, self.state / f"level-{level:04d}", work):
             booked = json.loads(first)
             self.ledger.book(booked["counts"], booked["seconds"])
             fresh += [[_read(each) for each in json.loads(line)] for line in lines]
         for ask, came in zip(to_roll, fresh, strict=True):
-            self._remember(ask, came)
+            for rollout in came:
+                if rollout.whole:
+                    answer = (ask.question, (*ask.prefix, *rollout.tokens))
+                    self.grader.remember(answer, (rollout.success, rollout.reason))
         made = iter(fresh)
         return [over[i] if i in over else next(made) for i in range(len(asks))]
 
     def _over(self, ask: Ask) -> list[Rollout] | None:
         """The rollouts from a prefix that is a whole answer, or has no room for more; they cost nothing."""
-        graded = self._graded.get((ask.question, ask.prefix))
+        graded = self.grader.known((ask.question, ask.prefix))
         if graded is not None:
             return [Rollout((), *graded)] * ask.n
         if len(ask.prefix) >= self.sampling.max_new_tokens:
-            return [Rollout((), *self._cut_off(), whole=False)] * ask.n
+            return [Rollout((), *self.grading.cut_off, whole=False)] * ask.n
         return None
-
-    def _remember(self, ask: Ask, came: Sequence[Rollout]) -> None:
-        for rollout in came:
-            if rollout.whole:
-                path = (ask.question, (*ask.prefix, *rollout.tokens))
-                self._graded[path] = (rollout.success, rollout.reason)
 
     def _chunk(self, level: int, number: int, asks: Sequence[Ask]) -> list[bytes]:
         """A line of costs, then one for each request."""
@@ -119,7 +90,7 @@ class EngineRoller:
             for name, n in (("rollouts", ask.n), ("tokens_decoded", sum(len(c.token_ids) for c in some))):
                 counts[name] += n
                 counts[f"{name}: {ask.phase}"] += n
-        rollouts = self._grade(asks, completions, counts)
+        rollouts = self._graded(asks, completions, counts)
         seconds = {"generating": generated - started, "judging": time.monotonic() - generated}
         lines: list[Any] = [{"counts": counts, "seconds": seconds}]
         lines += [[_written(each) for each in some] for some in rollouts]
@@ -138,73 +109,34 @@ class EngineRoller:
         made = iter(self.engine.generate(repeated, params, label))
         return [[c for _ in range(ask.n // each) for c in next(made)] for ask in asks]
 
-    def _grade(
+    def _graded(
         self, asks: Sequence[Ask], completions: Sequence[Sequence[Completion]], counts: Counter[str]
     ) -> list[list[Rollout]]:
         """Rollouts with their outcomes; what ran past the answer's last allowed token is cut there."""
-        paths: list[list[Path_ | None]] = []
-        for ask, some in zip(asks, completions, strict=True):
-            room = self.sampling.max_new_tokens - len(ask.prefix)
-            paths.append(
-                [
-                    (ask.question, (*ask.prefix, *c.token_ids))
-                    if c.finish == "stop" and len(c.token_ids) <= room
-                    else None
-                    for c in some
-                ]
-            )
-        said = dict(self._graded)
-        new = [p for p in dict.fromkeys(p for some in paths for p in some if p) if p not in said]
-        counts["oracle_calls"] += len(new)
-        said.update(zip(new, self._judged(new), strict=True))
+        answers = [[self._whole(ask, c) for c in some] for ask, some in zip(asks, completions, strict=True)]
+        whole = [answer for some in answers for answer in some if answer is not None]
+        counts["oracle_calls"] += self.grader.grade(whole)
         made = []
-        for ask, some, ends in zip(asks, completions, paths, strict=True):
+        for ask, some, ends in zip(asks, completions, answers, strict=True):
             room = self.sampling.max_new_tokens - len(ask.prefix)
-            counts["cut_off"] += sum(path is None for path in ends)
-            why = [said[path][1] for path in ends if path is not None and said[path][1]]
+            rollouts = []
+            for c, answer in zip(some, ends, strict=True):
+                said = None if answer is None else self.grader.known(answer)
+                success, reason = self.grading.cut_off if said is None else said
+                logps = () if ask.prefix else c.logps[:room]
+                rollouts.append(Rollout(c.token_ids[:room], success, reason, said is not None, logps))
+            why = [r.reason for r in rollouts if r.whole and r.reason]
+            counts["cut_off"] += sum(not r.whole for r in rollouts)
             counts["no_answer"] += len(why)
             counts.update(f"no_answer: {reason}" for reason in why)
-            made.append(
-                [
-                    _rollout(ask, c.token_ids[:room], c.logps[:room], path and said[path], self._cut_off())
-                    for c, path in zip(some, ends, strict=True)
-                ]
-            )
+            made.append(rollouts)
         return made
 
-    def _judged(self, paths: Sequence[Path_]) -> list[tuple[bool | None, str]]:
-        """Success of each answer; where the judge cannot tell, why, and what the policy makes of it."""
-        items = []
-        for question, tokens in paths:
-            response = Response(text=self.template.decode(tokens), token_ids=tokens, finish="stop")
-            items.append((self.questions[question].prompt, response))
-        grading = self.grading
-        verdicts = verdicts_of(grading.judge, items, f"judge '{grading.name}'") if items else []
-        return [
-            (_by(grading.no_answer), v.reason or "no answer")
-            if v.score is None
-            else (v.score >= grading.success, "")
-            for v in verdicts
-        ]
-
-    def _cut_off(self) -> tuple[bool | None, str]:
-        return _by(self.grading.truncated), "cut off"
-
-
-def _by(policy: Policy) -> bool | None:
-    return False if policy == "failure" else None
-
-
-def _rollout(
-    ask: Ask,
-    tokens: Sequence[int],
-    logps: Sequence[float],
-    said: tuple[bool | None, str] | None,
-    cut_off: tuple[bool | None, str],
-) -> Rollout:
-    success, reason = cut_off if said is None else said
-    kept = () if ask.prefix else tuple(logps)
-    return Rollout(tuple(tokens), success, reason, said is not None, kept)
+    def _whole(self, ask: Ask, completion: Completion) -> Answer | None:
+        """The answer that a completion makes; None where it has no end, or too late a one."""
+        tokens = (*ask.prefix, *completion.token_ids)
+        ended = completion.finish == "stop" and len(tokens) <= self.sampling.max_new_tokens
+        return (ask.question, tokens) if ended else None
 
 
 def _written(rollout: Rollout) -> list[Any]:

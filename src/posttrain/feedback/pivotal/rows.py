@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.feedback.pivotal.betting import Counts, differences, interval, tally
 from posttrain.feedback.pivotal.candidates import Trajectory
 from posttrain.feedback.pivotal.confirm import Arm, Trial
-from posttrain.feedback.pivotal.roller import Question
+from posttrain.feedback.pivotal.grading import Question
 from posttrain.feedback.pivotal.rollouts import Place
 from posttrain.feedback.pivotal.search import Found
 from posttrain.records import Comparison, Provenance, Response, row_id

@@ -151,7 +151,12 @@ def _level_by_level(
 
 
 def _changes(along: Along, stretch: Stretch, rules: Rules, counts: Counter[str]) -> bool | None:
-    """Whether p changes by p_gap or more across a stretch; None while more rollouts may tell."""
+    """Whether p changes by p_gap or more across a stretch; None while more rollouts may tell.
+
+    A rollout that went through both ends counts at both, so that the outcomes are not quite the independent
+    draws of `differences`, and search_error is what the test aims at rather than a bound. What is reported
+    does not rest on it.
+    """
     before, after = along.places[stretch.start], along.places[stretch.stop]
     clear = apart(differences(after.outcomes, before.outcomes), rules.p_gap, rules.search_error)
     if clear is not None:

@@ -112,6 +112,7 @@ def run(cfg: PivotalConfig, ctx: StepContext) -> dict[str, Any]:
         "comparisons": pairs,
         "undecided_stretches": sum(each.undecided for each in found),
         "blind_stretches": sum(each.blind for each in found),
+        "repeated_prompts": world.repeated,
         "rejected": world.rejected,
         "ledger": ledger,
     } | cost_of(world.roller.grading.judge, pairs)
