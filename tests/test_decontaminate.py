@@ -526,3 +526,9 @@ def test_real_contamination_is_found_and_clean_rows_are_not(tmp_path: Path) -> N
     assert summary["partial"] == 0
     for line in found:
         assert line["overlaps"][0]["item"] == where[line["line"] - 1].provenance.id
+
+
+def test_turns_that_are_no_list_are_told(tmp_path: Path) -> None:
+    data, odd = put(tmp_path / "rows.jsonl", [ask(CLEAN)]), ask(QUESTION, next_turns="{not json")
+    with pytest.raises(DataError, match="'next_turns': expected a JSON list of texts"):
+        screen(tmp_path / "out", data, put(tmp_path / "test.jsonl", [odd]))

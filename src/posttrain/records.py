@@ -107,6 +107,13 @@ class Prompt(Row):
     reference: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("tags")
+    @classmethod
+    def _references(cls, tags: dict[str, str]) -> dict[str, str]:
+        if "references" in tags and not _texts(tags["references"]):
+            raise ValueError(f"references: expected a JSON list of texts, got {tags['references'][:80]!r}")
+        return tags
+
     @model_validator(mode="after")
     def _turns(self) -> Prompt:
         check_turns(self.messages)
@@ -125,6 +132,15 @@ class Prompt(Row):
         if "references" in self.tags:
             return tuple(json.loads(self.tags["references"]))
         return () if self.reference is None else (self.reference,)
+
+
+def _texts(value: str) -> bool:
+    """Whether a text is a JSON list of at least one text, and nothing else."""
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return False
+    return isinstance(found, list) and bool(found) and all(isinstance(each, str) for each in found)
 
 
 def check_turns(messages: tuple[Message, ...]) -> None:

@@ -25,18 +25,22 @@ def in_chunks(
     for number, start in enumerate(range(0, len(items), size)):
         kept = state / f"chunk-{number:06d}"
         if not kept.exists():
-            lines = work(number, items[start : start + size])
-            with atomic(kept, "wb") as f:
-                f.writelines([*lines, _seal(b"".join(lines))])
-        yield _unsealed(kept)
+            keep_sealed(kept, work(number, items[start : start + size]))
+        yield read_sealed(kept)
+
+
+def keep_sealed(kept: Path, lines: Sequence[bytes]) -> None:
+    """Write lines, each with its end, and a hash of them, whole or not at all."""
+    with atomic(kept, "wb") as f:
+        f.writelines([*lines, _seal(b"".join(lines))])
 
 
 def _seal(lines: bytes) -> bytes:
     return hashlib.sha256(lines).hexdigest().encode() + b"\n"
 
 
-def _unsealed(kept: Path) -> list[bytes]:
-    """The lines of a chunk, without the hash of them that stands last."""
+def read_sealed(kept: Path) -> list[bytes]:
+    """The lines that `keep_sealed` wrote. Raises StoreError where the file holds anything else."""
     *lines, seal = kept.read_bytes().split(b"\n")[:-1] or [b""]
     whole = [line + b"\n" for line in lines]
     if seal + b"\n" != _seal(b"".join(whole)):

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from posttrain.common.chunks import keep_sealed, read_sealed
 from posttrain.common.config import Config, ModelRef, Runtime
 from posttrain.common.errors import DataError
 from posttrain.common.files import atomic, write_json
@@ -111,12 +112,10 @@ def _measure(use: TaskUse, opened: EvalContext, kind: ModelKind, kept: Path) -> 
     if not use.task.applicable(kind):
         return None
     if kept.exists():
-        return [Outcome(**json.loads(line)) for line in kept.read_text(encoding="utf-8").splitlines()]
+        return [Outcome(**json.loads(line)) for line in read_sealed(kept)]
     outcomes = use.task.evaluate(opened)
     _check(use, outcomes)
-    with atomic(kept) as f:
-        for outcome in outcomes:
-            f.write(_line(asdict(outcome)))
+    keep_sealed(kept, [_line(asdict(outcome)).encode() for outcome in outcomes])
     return outcomes
 
 

@@ -13,7 +13,7 @@ from pydantic import field_validator
 
 from posttrain.common.config import Config
 from posttrain.feedback.judge import Verdict
-from posttrain.feedback.verifiers import CUT_OFF, compiled, found_last
+from posttrain.feedback.verifiers import NO_ANSWER, answered, compiled, found_last, ungradable
 from posttrain.records import Prompt, Response
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -52,15 +52,13 @@ class AliasJudge:
         return [self._verdict(*item) for item in items]
 
     def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
-        if response.finish == "length":
-            return CUT_OFF
-        if not prompt.references:
-            return Verdict(None, "the prompt has no reference")
+        if why := ungradable(prompt, response):
+            return why
         said = found_last(self.cfg.answer, response.text)
         if said is None:
-            return Verdict(None, "no answer found in the response")
+            return NO_ANSWER
         found = matching(said, prompt.references, self.cfg.within)
-        return Verdict(float(found is not None), f"is '{found}'" if found else f"answered '{said.strip()}'")
+        return Verdict(float(found is not None), f"is '{found}'" if found else answered(said))
 
 
 def matching(said: str, aliases: Iterable[str], within: bool = False) -> str | None:

@@ -74,6 +74,15 @@ class ChooseConfig(Config):
         for name in sorted(idle & self.model_fields_set):
             if getattr(self, name) is not None:
                 raise ValueError(f"'{name}' is set, but {self.strategy} makes no use of it; leave it out")
+        if (
+            self.strategy == "disagreement"
+            and self.judge
+            and getattr(self.judge.settings, "normalise", False)
+        ):
+            raise ValueError(
+                "disagreement reads the members' scores as log-odds; with 'normalise: true' (the default) "
+                f"{self.judge.name} gives standard deviations; set normalise: false in the judge"
+            )
         if needed == "judge" and self.min_answers < 2:
             raise ValueError(f"min_answers: {self.strategy} compares answers, so it needs 2 or more")
         return self

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from posttrain.common.config import Config
 from posttrain.feedback.alias_match import matching
 from posttrain.feedback.judge import Account
-from posttrain.feedback.verifiers import CUT_OFF, compiled
+from posttrain.feedback.verifiers import CUT_OFF, NO_ANSWER, answered, compiled, found_last
 from posttrain.records import Prompt, Response
 
 Grade = Literal["correct", "incorrect", "not_attempted"]
@@ -103,7 +103,7 @@ class RuleOpened:
 
     def _graded(self, prompt: Prompt, response: Response) -> Graded:
         refusal = refuses(response.text, self.cfg.refusals)
-        said = self._answer(response.text) if answerable(prompt) else response.text
+        said = found_last(self.cfg.answer if answerable(prompt) else None, response.text)
         if said is not None:
             whole = matching(said, prompt.references)
             found = whole or matching(said, prompt.references, self.cfg.within)
@@ -114,14 +114,8 @@ class RuleOpened:
         if refusal is not None:
             return Graded("not_attempted", f"says '{refusal}'" if refusal else "says nothing")
         if said is None:
-            return Graded(None, "no answer found in the response")
-        return Graded("incorrect", f"answered '{said.strip()}'")
-
-    def _answer(self, text: str) -> str | None:
-        if self.cfg.answer is None:
-            return text
-        found = list(re.finditer(self.cfg.answer, text))
-        return found[-1][1 if found[-1].re.groups else 0] if found else None
+            return Graded(None, NO_ANSWER.reason)
+        return Graded("incorrect", answered(said))
 
 
 def refuses(text: str, patterns: Sequence[str] = REFUSALS) -> str | None:

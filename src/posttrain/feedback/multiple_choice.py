@@ -11,7 +11,7 @@ from pydantic import Field
 
 from posttrain.common.config import Config
 from posttrain.feedback.judge import Verdict
-from posttrain.feedback.verifiers import CUT_OFF
+from posttrain.feedback.verifiers import ungradable
 from posttrain.records import Prompt, Response
 
 
@@ -41,15 +41,12 @@ class MultipleChoiceJudge:
         return [self._verdict(*item) for item in items]
 
     def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
-        if response.finish == "length":
-            return CUT_OFF
-        if prompt.reference is None:
-            return Verdict(None, "the prompt has no reference")
-        wanted = choices(prompt.reference, self.letters)
+        if why := ungradable(prompt, response):
+            return why
+        reference = prompt.references[0]
+        wanted = choices(reference, self.letters)
         if len(wanted) != 1:
-            return Verdict(
-                None, f"the reference '{prompt.reference}' is not one of the letters {self.letters}"
-            )
+            return Verdict(None, f"the reference '{reference}' is not one of the letters {self.letters}")
         picked = choices(response.text, self.letters)
         if len(picked) != 1:
             return Verdict(None, f"picks {' and '.join(sorted(picked))}" if picked else "no letter found")
@@ -78,7 +75,8 @@ def _declared(text: str, letters: str, some: str, words: str) -> set[str]:
     # lower case only in parentheses: "the answer is a river" picks nothing
     letter = rf"(?:\({some}\)|\b[{letters}](?![\w'’-]))"
     others = rf"(?:(?:\s*(?:,|/|&|\bor\b|\band\b|\bnot\b))+\s*{letter})*"
-    wrapped = r"(?:[\s*_\"'$:]|(?i:the|option|choice|letter)\s)*"
+    # bounded, for a response may say "option" thousands of times
+    wrapped = r"(?:[\s*_\"'$:]|(?i:the|option|choice|letter)\s){0,40}"
     found: set[str] = set()
     for match in re.finditer(rf"(?i:{words}){wrapped}(?P<list>{letter}{others})", text):
         found |= set(re.findall(rf"(?<!\w){some}(?!\w)", match["list"]))

@@ -15,6 +15,9 @@ from posttrain.feedback.judge import Verdict
 from posttrain.records import Prompt, Response
 
 CUT_OFF = Verdict(None, "cut off")
+NO_REFERENCE = Verdict(None, "the prompt has no reference")
+NO_ANSWER = Verdict(None, "no answer found in the response")
+_TOLD = 200  # characters of an answer that a verdict repeats
 _SPACE = re.compile(r"\s+")
 _WRAPPING = "\"'`“”‘’«»*_ "
 _CLOSING = ".!?,;:… "
@@ -51,16 +54,15 @@ class ExactMatchJudge:
         return [self._verdict(*item) for item in items]
 
     def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
-        if response.finish == "length":
-            return CUT_OFF
-        if prompt.reference is None:
-            return Verdict(None, "the prompt has no reference")
+        if why := ungradable(prompt, response):
+            return why
         said = found_last(self.cfg.answer, response.text)
         if said is None:
-            return Verdict(None, "no answer found in the response")
-        wanted = found_last(self.cfg.answer, prompt.reference)
-        wanted = self._normalised(prompt.reference if wanted is None else wanted)
-        return Verdict(float(self._normalised(said) == wanted), f"answered '{said.strip()}'")
+            return NO_ANSWER
+        reference = prompt.references[0]
+        wanted = found_last(self.cfg.answer, reference)
+        wanted = self._normalised(reference if wanted is None else wanted)
+        return Verdict(float(self._normalised(said) == wanted), answered(said))
 
     def _normalised(self, text: str) -> str:
         text = _SPACE.sub(" ", unicodedata.normalize("NFKC", text))
@@ -102,6 +104,19 @@ class PatternJudge:
             else Verdict(float((match(response.text.strip()) is not None) == self.cfg.wanted))
             for _, response in items
         ]
+
+
+def ungradable(prompt: Prompt, response: Response) -> Verdict | None:
+    """Why there is nothing to compare; None where there is."""
+    if response.finish == "length":
+        return CUT_OFF
+    return None if prompt.references else NO_REFERENCE
+
+
+def answered(said: str) -> str:
+    """What a verdict says of an answer; a response as long as a book is not repeated in full."""
+    text = said.strip()
+    return f"answered '{text if len(text) <= _TOLD else text[:_TOLD] + '…'}'"
 
 
 def found_last(pattern: str | None, text: str) -> str | None:

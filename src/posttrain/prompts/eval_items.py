@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.common.errors import DataError
 from posttrain.prompts.ngrams import Grams, Hashes, Ints, Words, grams_of, whole_hash, words_of
 from posttrain.records import Document, Prompt, Row
 
@@ -42,10 +43,21 @@ def items_of(group: int, number: int, row: Row, n: int) -> list[Item]:
     else:
         prompt: Prompt = row if isinstance(row, Prompt) else row.prompt  # type: ignore[attr-defined]
         texts = [turn.text for turn in prompt.messages if turn.role == "user"]
-        texts += json.loads(prompt.tags.get("next_turns", "[]"))
+        texts += _later(prompt)
     where = row.provenance
     made = [Item(group, number, where.id, where.source, text, words_of(text)) for text in texts]
     return [item for item in made if len(item.words) >= n] or [max(made, key=lambda item: len(item.words))]
+
+
+def _later(prompt: Prompt) -> list[str]:
+    try:
+        found = json.loads(prompt.tags.get("next_turns", "[]"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(turn, str) for turn in found):
+        where = prompt.provenance
+        raise DataError(f"{where.source or where.id}: tag 'next_turns': expected a JSON list of texts")
+    return found
 
 
 class Lookup:

@@ -10,6 +10,7 @@ from posttrain.common.config import Config, DataRef, Runtime
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
 from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.pairing import Pairs
+from posttrain.feedback.verdicts import LARGEST
 from posttrain.training.methods import method_config
 from posttrain.training.methods.base import MethodConfig
 
@@ -108,6 +109,16 @@ class OnlineConfig(Config):
     def _no_switch(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"a reward, judge or null, not {str(value).lower()}")
+        return value
+
+    @field_validator("truncated", "end_penalty", "min_gap", "good_above")
+    @classmethod
+    def _of_a_score(cls, value: Any) -> Any:
+        """As large as a score may be, and no larger."""
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise ValueError(
+                f"{value:g} lies beyond ±{LARGEST:g}, and the variance of such rewards overflows"
+            )
         return value
 
     def sampling(self, seed: int) -> SamplingParams:

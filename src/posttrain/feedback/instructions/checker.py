@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from posttrain.common.config import Config
 
 Relation = Literal["less than", "at least"]
+Words = Annotated[str, Field(pattern=r"\S")]  # a blank would be found in every response
 
 
 class Checker(Config):

@@ -68,7 +68,7 @@ def instructions_of(prompt: Prompt) -> list[tuple[str, Checker]]:
         raise ConfigError(f"{len(ids)} instructions with {len(given)} sets of parameters")
     asked: list[tuple[str, Checker]] = []
     for kind, parameters in zip(ids, given, strict=True):
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ConfigError(f"no instruction '{kind}': {nearest(str(kind), list(KINDS))}")
         # IFEval's files name every parameter of any kind, null where it is not of this one
         own = {name: value for name, value in (parameters or {}).items() if value is not None}

@@ -6,13 +6,13 @@ import re
 
 from pydantic import Field
 
-from posttrain.feedback.instructions.checker import Checker, Relation, holds
+from posttrain.feedback.instructions.checker import Checker, Relation, Words, holds
 
 
 class KeywordsExist(Checker):
     """Each stands in the response, as in IFEval also inside a longer word ("correlate" in "correlated")."""
 
-    keywords: tuple[str, ...] = Field(min_length=1)
+    keywords: tuple[Words, ...] = Field(min_length=1)
 
     def followed(self, text: str) -> bool:
         return all(keyword.casefold() in text.casefold() for keyword in self.keywords)
@@ -21,7 +21,7 @@ class KeywordsExist(Checker):
 class KeywordFrequency(Checker):
     """How often a keyword stands in the response, inside longer words too."""
 
-    keyword: str = Field(min_length=1)
+    keyword: Words
     frequency: int = Field(ge=0)
     relation: Relation
 
@@ -33,7 +33,7 @@ class KeywordFrequency(Checker):
 class ForbiddenWords(Checker):
     """None of the words stands in the response as a word of its own."""
 
-    forbidden_words: tuple[str, ...] = Field(min_length=1)
+    forbidden_words: tuple[Words, ...] = Field(min_length=1)
 
     def followed(self, text: str) -> bool:
         return not any(_stands_in(word, text) for word in self.forbidden_words)

@@ -7,7 +7,7 @@ import re
 
 from pydantic import Field
 
-from posttrain.feedback.instructions.checker import Checker
+from posttrain.feedback.instructions.checker import Checker, Words
 
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _FENCED = re.compile(r"\A```(?:json)?[ \t]*\n?(.*?)\n?```\Z", re.DOTALL | re.IGNORECASE)
@@ -45,7 +45,7 @@ class HighlightedSections(Checker):
 class MultipleSections(Checker):
     """At least so many pieces that begin with a word and a number ("Section 1")."""
 
-    section_spliter: str = Field(min_length=1)  # the name as IFEval spells it
+    section_spliter: Words  # the name as IFEval spells it
     num_sections: int = Field(ge=0)
 
     def followed(self, text: str) -> bool:
@@ -60,7 +60,7 @@ class JsonFormat(Checker):
         bare = text.strip()
         fenced = _FENCED.match(bare)
         try:
-            json.loads(fenced[1] if fenced else bare, parse_constant=_no_constant)
+            json.loads(fenced[1] if fenced else bare, parse_constant=_no_constant, parse_int=str)
         except (ValueError, RecursionError):
             return False
         return True
@@ -70,7 +70,8 @@ class Title(Checker):
     """A title in double angular brackets that is not empty."""
 
     def followed(self, text: str) -> bool:
-        return any(title.strip("<> \t") for title in re.findall(r"<<[^\n]+>>", text))
+        found = ((line, line.find("<<"), line.rfind(">>")) for line in text.split("\n"))
+        return any(0 <= start < end and line[start:end].strip("<> \t") for line, start, end in found)
 
 
 class Placeholders(Checker):
@@ -79,13 +80,14 @@ class Placeholders(Checker):
     num_placeholders: int = Field(ge=0)
 
     def followed(self, text: str) -> bool:
-        return len(re.findall(r"\[[^\]\n]*\]", text)) >= self.num_placeholders
+        closed = (piece for line in text.split("\n") for piece in line.split("]")[:-1])
+        return sum("[" in piece for piece in closed) >= self.num_placeholders
 
 
 class Postscript(Checker):
     """A line holds the marker, P.S. and P.P.S with blanks between their letters or without."""
 
-    postscript_marker: str = Field(min_length=1)
+    postscript_marker: Words
 
     def followed(self, text: str) -> bool:
         marker = self.postscript_marker.strip().lower()

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field
 
-from posttrain.feedback.instructions.checker import Checker, Relation, holds
+from posttrain.feedback.instructions.checker import Checker, Relation, Words, holds
 
 _WORD = re.compile(r"\w+")
 _END = re.compile(r"(?P<mark>[.!?…]+|[。！？]+)[\"'”’)\]*_]*(?=\s|$)|(?<=[。！？])(?=\S)|\n\s*\n")
@@ -17,6 +17,9 @@ _SHORT = re.compile(
 )
 _ENDS_TOO = re.compile("etc|[ap]\\.m|u\\.[sk]|ph\\.d|inc|ltd|[js]r")
 _STARTS = re.compile("an?|the|th(is|at|ese|ose)|it|s?he|they|we|you|i|in|on|at|but|and|so|however")
+
+
+_AROUND = 200  # characters on either side of a mark that say whether it closes a sentence
 
 
 class NumberOfWords(Checker):
@@ -53,7 +56,7 @@ class ParagraphFirstWord(Checker):
 
     num_paragraphs: int = Field(ge=1)
     nth_paragraph: int = Field(ge=1)
-    first_word: str = Field(min_length=1)
+    first_word: Words
 
     def followed(self, text: str) -> bool:
         parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
@@ -73,11 +76,15 @@ def sentences(text: str) -> list[str]:
     found, start = [], 0
     for match in _END.finditer(text):
         mark = match.groupdict().get("mark") or ""
-        after = text[match.end() :].lstrip(" \t\"'“(*_")
+        after = text[match.end() : match.end() + _AROUND].lstrip(" \t\"'“(*_")
         dots = set(mark) <= set(".…") and mark != "."
         if dots and after[:1].islower():
             continue
-        if mark == "." and after.strip() and not _closes(text[start : match.start()], after):
+        if (
+            mark == "."
+            and after.strip()
+            and not _closes(text[max(start, match.start() - _AROUND) : match.start()], after)
+        ):
             continue
         found.append(text[start : match.end()])
         start = match.end()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from posttrain.feedback.instructions.checker import Checker, Relation, holds
+from posttrain.feedback.instructions.checker import Checker, Relation, Words, holds
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -30,7 +30,7 @@ class TwoResponses(Checker):
 class RepeatPrompt(Checker):
     """The response begins with the request, word for word."""
 
-    prompt_to_repeat: str = Field(min_length=1)
+    prompt_to_repeat: Words
 
     def followed(self, text: str) -> bool:
         return text.strip().lower().startswith(self.prompt_to_repeat.strip().lower())
@@ -39,7 +39,7 @@ class RepeatPrompt(Checker):
 class EndPhrase(Checker):
     """Nothing follows the phrase but a closing quotation mark."""
 
-    end_phrase: str = Field(min_length=1)
+    end_phrase: str = Field(pattern=r'[^\s"]')
 
     def followed(self, text: str) -> bool:
         ending = text.strip().strip('"').lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from posttrain.feedback.maths.plain import read_number
 
@@ -21,6 +22,7 @@ _HEADING = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+_LOOKED_AT = 4000  # characters after "the answer is" that an answer may be in
 _LONGEST_ALONE = 80  # characters of a response that is an answer and nothing else
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 # Of such runs of letters, those that formulas are typed with: functions, constants, products of variables.
@@ -53,14 +55,36 @@ def final_answer(text: str, last_number: bool = False) -> str | None:
 
 def declared(text: str) -> str | None:
     """The last answer that a text marks as such; None where it marks none."""
-    found = [(match.start(), unwrapped(match[1])) for match in _GSM8K.finditer(text)]
-    # a heading of the fourth level looks the same
-    found = [(start, answer) for start, answer in found if not is_prose(answer)]
-    for pattern in (_SAYS, _HEADING):
-        found += [(match.start(), unwrapped(_told(text[match.end() :]))) for match in pattern.finditer(text)]
-    found += _boxed(text)
-    found = [(start, answer) for start, answer in found if answer]
+    found = [
+        *_last(_GSM8K, text, _of_gsm8k),
+        *_last(_SAYS, text, _of_words),
+        *_last(_HEADING, text, _of_words),
+    ]
+    found += [(start, answer) for start, answer in _boxed(text) if answer]
     return max(found)[1] if found else None
+
+
+def _last(
+    pattern: re.Pattern[str], text: str, answer_of: Callable[[re.Match[str]], str]
+) -> list[tuple[int, str]]:
+    """Where the last match with an answer begins, and the answer; [] where there is none.
+
+    From the end, and no further than it must: a policy that says "the answer is" thousands of times in one
+    response is to cost no more than one that says it once.
+    """
+    for match in reversed(list(pattern.finditer(text))):
+        if answer := answer_of(match):
+            return [(match.start(), answer)]
+    return []
+
+
+def _of_gsm8k(match: re.Match[str]) -> str:
+    answer = unwrapped(match[1])
+    return "" if is_prose(answer) else answer  # a heading of the fourth level looks the same
+
+
+def _of_words(match: re.Match[str]) -> str:
+    return unwrapped(_told(match.string[match.end() : match.end() + _LOOKED_AT]))
 
 
 def unwrapped(answer: str) -> str:
@@ -105,14 +129,15 @@ def _told(rest: str) -> str:
 
 def _boxed(text: str) -> list[tuple[int, str]]:
     """Where each box, or run of boxes, begins, and what it holds."""
-    runs: list[tuple[int, int, list[str]]] = []
+    runs: list[tuple[int, list[str]]] = []
+    before = 0
     for start, inside, end in _outermost(text):
-        between = text[runs[-1][1] : start] if runs else ""
-        if runs and len(between) <= _FAR and _JOINT.fullmatch(between):
-            runs[-1] = (runs[-1][0], end, [*runs[-1][2], text[inside : end - 1]])
+        if runs and start - before <= _FAR and _JOINT.fullmatch(text[before:start]):
+            runs[-1][1].append(text[inside : end - 1])
         else:
-            runs.append((start, end, [text[inside : end - 1]]))
-    return [(start, ", ".join(map(unwrapped, answers))) for start, _, answers in runs]
+            runs.append((start, [text[inside : end - 1]]))
+        before = end
+    return [(start, ", ".join(map(unwrapped, answers))) for start, answers in runs]
 
 
 def _outermost(text: str) -> list[tuple[int, int, int]]:

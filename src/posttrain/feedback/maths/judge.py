@@ -15,7 +15,7 @@ from posttrain.feedback.maths.answers import declared, final_answer, is_prose, u
 from posttrain.feedback.maths.comparer import Comparer
 from posttrain.feedback.maths.formula import as_latex, is_text
 from posttrain.feedback.maths.plain import LONGEST, read_number, same_number
-from posttrain.feedback.verifiers import CUT_OFF
+from posttrain.feedback.verifiers import NO_ANSWER, answered, ungradable
 from posttrain.records import Prompt, Response
 
 
@@ -50,18 +50,16 @@ class MathsJudge:
         return [self._verdict(*item) for item in items]
 
     def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
-        if response.finish == "length":
-            return CUT_OFF
-        if not prompt.references:
-            return Verdict(None, "the prompt has no reference")
+        if why := ungradable(prompt, response):
+            return why
         said = final_answer(response.text, self.cfg.unmarked == "last_number")
         if said is None:
-            return Verdict(None, "no answer found in the response")
+            return NO_ANSWER
         found = [self.same(reference, said) for reference in prompt.references]
         unknown = [why for why in found if isinstance(why, str)]
-        if True in found:
-            return Verdict(1.0, f"answered '{said}'")
-        return Verdict(None, f"{unknown[0]}: '{said}'") if unknown else Verdict(0.0, f"answered '{said}'")
+        if unknown and True not in found:
+            return Verdict(None, f"{unknown[0]}: {answered(said)}")
+        return Verdict(float(True in found), answered(said))
 
     def same(self, reference: str, said: str) -> bool | str:
         """Whether an answer is the reference, or why that cannot be told."""
