@@ -14,7 +14,7 @@ from posttrain.engines import forest_decoder, local
 from posttrain.engines import prefill as reading
 from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.local import LocalEngine
-from posttrain.engines.prefixes import generate_each, holders
+from posttrain.engines.prefixes import holders
 from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.scripted import ScriptedEngine
 
@@ -88,18 +88,33 @@ def test_all_prefixes_of_a_trajectory_are_read_once_and_held_in_one_slot(held):
     assert held == [(200, 1, 224)]
 
 
-def test_a_count_for_each_prompt(held):
-    """Equal prompts are read once and held once, and each of their answers is its own."""
+def test_equal_prompts_are_read_and_held_once(held):
+    """Named four times, a prompt has four answers of its own."""
     short, long = prompts_of(9, 30)
     engine = LocalEngine(model_of(tiny_model("llama")))
-    params = SamplingParams(n=7, max_new_tokens=12, temperature=1.5)
-    found = generate_each(engine, [short, long, short, long[:4]], [4, 1, 0, 2], params)
-    assert [len(answers) for answers in found] == [4, 1, 0, 2]
-    assert len({answer.token_ids for answers in found for answer in answers}) == 7
+    params = SamplingParams(max_new_tokens=12, temperature=1.5)
+    found = engine.generate([short, long, short, short, short], params)
+    assert len({answers[0].token_ids for answers in found}) == 5
     assert held == [(39, 2, 32)]
-    echo = ScriptedEngine(lambda prompt, j: (*prompt, j))
-    said = generate_each(echo, [[5], [6]], [1, 2], params)
-    assert tokens_of(said) == [[(5, 0)], [(6, 0), (6, 0)]]
+    assert tokens_of(found)[:2] == tokens_of(engine.generate([short, long], params))
+
+
+def test_each_prompt_may_have_a_limit_of_its_own():
+    """What it says up to there is what it says without."""
+    engine = LocalEngine(model_of(tiny_model("llama", eos_token_id=None)))
+    engine._stop_ids = torch.tensor([], dtype=torch.long)
+    (text,) = prompts_of(20)
+    prompts, params = [text, text[:7], text[:9]], SamplingParams(n=2, max_new_tokens=30)
+    whole = engine.generate(prompts, params)
+    found = engine.generate(prompts, params, limits=[40, 3, 12])
+    for answers, wanted, limit in zip(found, whole, (30, 3, 12), strict=True):
+        for answer, expected in zip(answers, wanted, strict=True):
+            assert answer.token_ids == expected.token_ids[:limit]
+            assert answer.finish == "length"
+    echo = ScriptedEngine(lambda prompt, j: (*prompt, 1, 2, j))
+    said = echo.generate([[5], [6]], params, limits=[2, 9])
+    assert tokens_of(said) == [[(5, 1), (5, 1)], [(6, 1, 2, 0), (6, 1, 2, 1)]]
+    assert [answers[0].finish for answers in said] == ["length", "stop"]
 
 
 @settings(deadline=None)

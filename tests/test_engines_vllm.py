@@ -181,3 +181,8 @@ def test_what_it_cannot_take_is_refused(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r"pip install 'vllm>="):
         engine()
+
+
+def test_a_prompt_may_have_a_limit_of_its_own(fake):
+    engine().generate([[5], [7]], SamplingParams(n=2, max_new_tokens=9), limits=[3, 20])
+    assert [given["max_tokens"] for given in fake.params] == [3, 3, 9, 9]

@@ -19,7 +19,7 @@ from posttrain.engines.decoder import RowDecoder
 from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.packed import packed
 from posttrain.engines.prefixes import holders
-from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams
+from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams, limits_of
 from posttrain.engines.sampling import draw, uniforms
 from posttrain.engines.shapes import longest
 from posttrain.engines.side_by_side import SharedBar, groups, side_by_side
@@ -102,17 +102,22 @@ class LocalEngine:
         return longest(self.model.hf)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str = "sample"
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        label: str = "sample",
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine`. An answer that reaches the model's length is cut off there."""
-        limits = [self._limit(i, prompt, params) for i, prompt in enumerate(prompts)]
+        wanted = limits_of(prompts, params, limits)
+        allowed = [self._limit(i, prompt, wanted[i]) for i, prompt in enumerate(prompts)]
         with (
             self._inference() as decoder,
-            packed(self.model.hf, max(limits, default=0)),
+            packed(self.model.hf, max(allowed, default=0)),
             progress(label, len(prompts) * params.n, "response") as bar,
         ):
             stops = StopStrings(self.model, params.stop)
-            call = _Call(decoder, prompts, limits, params, stops, SharedBar(bar))
+            call = _Call(decoder, prompts, allowed, params, stops, SharedBar(bar))
             written = side_by_side([partial(self._write, call, each) for each in self._waiting(call)])
         out = {name: completion for each in written for name, completion in each.items()}
         return [[out[i, j] for j in range(params.n)] for i in range(len(prompts))]
@@ -122,7 +127,7 @@ class LocalEngine:
 
         Until it has ended or is closed, the weights must not change.
         """
-        limit = self._limit(0, prompt, params)
+        limit = self._limit(0, prompt, params.max_new_tokens)
         with packed(self.model.hf, limit):
             yield from self._stream(prompt, params, limit)
 
@@ -160,19 +165,19 @@ class LocalEngine:
         finally:
             hf.train(was_training)
 
-    def _limit(self, index: int, prompt: Sequence[int], params: SamplingParams) -> int:
-        """New tokens a prompt may have."""
+    def _limit(self, index: int, prompt: Sequence[int], wanted: int) -> int:
+        """New tokens a prompt may have, of those wanted."""
         if not len(prompt):
             raise ConfigError(f"prompt {index} has no tokens: there is nothing to continue")
         if self.max_length is None:
-            return params.max_new_tokens
+            return wanted
         room = self.max_length - len(prompt)
         if room < 1:
             raise ConfigError(
                 f"prompt {index} has {len(prompt)} tokens and the model takes {self.max_length}, "
                 "answer included: shorten the prompt or leave it out"
             )
-        return min(params.max_new_tokens, room)
+        return min(wanted, room)
 
     def _waiting(self, call: _Call) -> list[Waiting]:
         """Who waits, in groups that are written at the same time."""

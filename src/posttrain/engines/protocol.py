@@ -67,11 +67,25 @@ class Engine(Protocol):
     """Writes responses to token-id prompts."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str = "sample"
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        label: str = "sample",
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """Return `params.n` completions for each prompt, in the order of `prompts`.
 
-        label: what the progress bar calls the work. Raises ConfigError for a prompt that is empty or leaves
-        the model no room to answer.
+        label: what the progress bar calls the work. limits: for each prompt, at least 1, new tokens that it
+        may have where that is less than params.max_new_tokens. Raises ConfigError for a prompt that is empty
+        or leaves the model no room to answer.
         """
         ...
+
+
+def limits_of(
+    prompts: Sequence[Sequence[int]], params: SamplingParams, limits: Sequence[int] | None
+) -> list[int]:
+    """New tokens each prompt may have; see `Engine.generate`."""
+    if limits is None:
+        return [params.max_new_tokens] * len(prompts)
+    return [min(limit, params.max_new_tokens) for _, limit in zip(prompts, limits, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from posttrain.common.errors import ConfigError
-from posttrain.engines.protocol import Completion, SamplingParams
+from posttrain.engines.protocol import Completion, SamplingParams, limits_of
 
 Tokens = Sequence[int]
 Script = Callable[[Tokens, int], Tokens] | Mapping[Tokens, Sequence[Tokens]]
@@ -16,7 +16,7 @@ Script = Callable[[Tokens, int], Tokens] | Mapping[Tokens, Sequence[Tokens]]
 class ScriptedEngine:
     """Answers by a script: a function of (prompt, sample number), or a table from prompt to its samples.
 
-    An answer longer than max_new_tokens is cut off there; every other one has stopped. Log-probs are 0, for
+    An answer longer than it may be is cut off there; every other one has stopped. Log-probs are 0, for
     what is said is certain. `asked` keeps the (prompts, params) of every call. Raises ConfigError for a
     prompt or sample that is not in the table.
     """
@@ -26,15 +26,22 @@ class ScriptedEngine:
         self.asked: list[tuple[list[tuple[int, ...]], SamplingParams]] = []
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str = "sample"
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        label: str = "sample",
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine`."""
         self.asked.append(([tuple(prompt) for prompt in prompts], params))
-        return [[self._answer(prompt, j, params) for j in range(params.n)] for prompt in prompts]
+        return [
+            [self._answer(prompt, j, limit) for j in range(params.n)]
+            for prompt, limit in zip(prompts, limits_of(prompts, params, limits), strict=True)
+        ]
 
-    def _answer(self, prompt: Tokens, sample: int, params: SamplingParams) -> Completion:
+    def _answer(self, prompt: Tokens, sample: int, limit: int) -> Completion:
         said = tuple(self._said(prompt, sample))
-        kept = said[: params.max_new_tokens]
+        kept = said[:limit]
         certain = (0.0,) * len(kept)
         return Completion(kept, certain, "stop" if kept == said else "length", certain)
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from posttrain.common.config import Config, Runtime
 from posttrain.common.errors import ConfigError, PosttrainError
 from posttrain.common.progress import progress
-from posttrain.engines.protocol import Completion, SamplingParams
+from posttrain.engines.protocol import Completion, SamplingParams, limits_of
 from posttrain.engines.token_writer import TokenWriter, model_name
 from posttrain.engines.writer import Job, Writer
 from posttrain.records import row_id
@@ -90,14 +90,19 @@ class VllmEngine:
         )
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str = "sample"
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        label: str = "sample",
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine`. Each sample is a request of its own, so that each has a seed of its own."""
+        allowed = limits_of(prompts, params, limits)
         asked = [(i, j) for i in range(len(prompts)) for j in range(params.n)]
         with progress(label, len(asked), "response") as bar:
             outputs = self._llm.generate(
                 [{"prompt_token_ids": list(prompts[i])} for i, _ in asked],
-                [self._sampling(params, i, j) for i, j in asked],
+                [self._sampling(params, i, j, allowed[i]) for i, j in asked],
                 use_tqdm=False,
             )
             bar.advance(len(asked))
@@ -115,7 +120,7 @@ class VllmEngine:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._llm.reset_prefix_cache()
 
-    def _sampling(self, params: SamplingParams, prompt: int, sample: int) -> Any:
+    def _sampling(self, params: SamplingParams, prompt: int, sample: int, limit: int) -> Any:
         from vllm import SamplingParams as Theirs
 
         return Theirs(
@@ -124,7 +129,7 @@ class VllmEngine:
             top_k=params.top_k or 0,
             top_p=1.0 if params.top_p is None else params.top_p,
             min_p=params.min_p or 0.0,
-            max_tokens=params.max_new_tokens,
+            max_tokens=limit,
             stop=list(params.stop),
             stop_token_ids=list(self.template.stop_ids),
             skip_special_tokens=False,
