@@ -161,6 +161,23 @@ def test_a_gold_judge_that_never_answers_is_an_alarm_at_once(capsys):
     assert watch.summary()["alarms"] == []
 
 
+def test_reasons_that_are_all_different_are_counted_as_others_in_the_end():
+    watch, _ = monitor()
+    watch.judge = Wordy()
+    watch.check(groups([0.0] * 70), 1)
+    said = watch.summary()["no_answer"]
+    assert len(said) == 51
+    assert said["others"] == 20
+    assert sum(said.values()) == 70
+
+
+class Wordy:
+    """Says of every answer something else."""
+
+    def score(self, items):
+        return [Verdict(None, f"cannot read {i}") for i, _ in enumerate(items)]
+
+
 def test_a_gold_judge_that_falls_silent_is_said_once_and_in_the_end_an_alarm(capsys):
     watch, judge = monitor(patience=3)
     alarms = []

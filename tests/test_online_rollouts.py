@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from judges import Evens
 from kills import metrics
 from online_home import online_home
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from tiny import tiny_folder, tiny_tokenizer
 from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError, DataError, TrainingError
 from posttrain.common.step import StepContext
+from posttrain.feedback.judge import Verdict
 from posttrain.training.train import STEP, TrainConfig
 
 GRPO = {"name": "grpo"}
@@ -108,6 +110,23 @@ def test_a_cut_off_answer_is_judged_as_if_it_ended_less_a_penalty(home, tmp_path
     assert free["reward"] == 1.0
     assert dear["reward"] == pytest.approx(1 - 0.75 * dear["truncated"])
     assert dear["truncated"] > 0.5
+
+
+class Wordy(Evens):
+    """Says of every answer something else, and gives a score to the first of each ten alone."""
+
+    def score(self, items):
+        given = enumerate(super().score(items))
+        return [v if i % 10 == 0 else Verdict(None, f"cannot read {i}") for i, v in given]
+
+
+def test_reasons_that_are_all_different_do_not_fill_the_memory(home, tmp_path):
+    settings = {"judge": f"{__name__}:Wordy", "n": 20}
+    counts = train(home, tmp_path, {"name": "grpo", "kl": 0}, settings)["online"]
+    reasons = {name: count for name, count in counts.items() if name.startswith("why: ")}
+    assert len(reasons) == 51
+    assert reasons["why: others"] > 0
+    assert sum(reasons.values()) == counts["no_answer"] == counts["answers"] * 9 / 10
 
 
 def test_a_stop_string_ends_answers(home, tmp_path):

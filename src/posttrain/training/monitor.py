@@ -19,6 +19,7 @@ import numpy as np
 from posttrain.feedback.judge import Judge, Verdict
 from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import prompt_key
+from posttrain.training.rollout import MOST_REASONS, OTHERS
 
 if TYPE_CHECKING:
     from posttrain.training.online_config import MonitorConfig
@@ -171,6 +172,8 @@ class Monitor:
         if verdict.score is not None:
             return verdict.score
         why = verdict.reason or "no reason given"
+        if why not in self.now.silent and len(self.now.silent) >= MOST_REASONS:
+            why = OTHERS
         self.now.silent[why] = self.now.silent.get(why, 0) + 1
         return None
 

@@ -21,7 +21,7 @@ from posttrain.records import row_id
 from posttrain.training.methods.base import REFERENCE, Example, Method
 from posttrain.training.monitor import Golds, Monitor
 from posttrain.training.offline import encode_rows
-from posttrain.training.rollout import Answers, Asked, Group, answer, means
+from posttrain.training.rollout import Answers, Asked, Group, add_counts, answer, means
 from posttrain.training.rollout_data import drawn_metrics, policy_data, reference_stream, rows_of
 from posttrain.training.rollout_view import RolloutView
 from posttrain.training.sample_log import RolloutLog, kept_answers
@@ -141,7 +141,7 @@ class Online:
             counts: Counter[str] = Counter(rollouts=1, **answers.counts)
             data, metrics = self._learnable(answers, number, counts)
             assert now.counts is not None
-            now.counts.update(counts)
+            add_counts(now.counts, counts)
             enough = data is not None and len(data.examples) >= self.parts
             now.counts["too_few"] += not enough
             seen, golds = self._watch(answers.groups, number, metrics) if enough else ({}, None)

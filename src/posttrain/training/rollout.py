@@ -19,7 +19,9 @@ from posttrain.records import Prompt, Response
 if TYPE_CHECKING:
     from posttrain.models.template import ChatTemplate
 
-TRUNCATED, NO_ANSWER = "truncated", "no_answer"
+TRUNCATED, NO_ANSWER, WHY = "truncated", "no_answer", "why: "
+# Reasons for no answer that are counted each by itself: a judge may say something else of every answer.
+MOST_REASONS, OTHERS = 50, "others"
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,20 @@ def _scored(
         return Scored(response, truncated) if isinstance(truncated, float) else None
     if verdict.score is None or not math.isfinite(verdict.score):
         counts[NO_ANSWER] += 1
-        counts[f"why: {verdict.reason or 'not a finite number'}"] += 1
+        counts[WHY + (verdict.reason or "not a finite number")] += 1
         return None
     penalty = 0.0 if response.finish == "stop" else end_penalty
     return Scored(
         response, verdict.score - penalty, {k: v for k, v in verdict.parts.items() if v is not None}
     )
+
+
+def add_counts(total: Counter[str], counts: Mapping[str, int]) -> None:
+    """Add to the counts of a run, which hold the first MOST_REASONS reasons and the rest as one."""
+    for name, count in counts.items():
+        reasons = sum(known.startswith(WHY) for known in total)
+        new = name.startswith(WHY) and name not in total
+        total[WHY + OTHERS if new and reasons >= MOST_REASONS else name] += count
 
 
 def means(answers: Answers) -> dict[str, float]:
