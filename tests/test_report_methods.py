@@ -11,11 +11,13 @@ import pytest
 from report_artifacts import Best, Distance, Judged, write_artifact, write_lines
 
 from posttrain.common.files import write_json
+from posttrain.evaluation.compare import Point
 from posttrain.evaluation.summary import summarise
 from posttrain.evaluation.task import Outcome
 from posttrain.evaluation.tasks import TaskUse
 from posttrain.report.collect import Artifact, collect
 from posttrain.report.families import families
+from posttrain.report.methods import SCORE, _over_runs
 from posttrain.report.page import build
 
 SEEDS = {"ppo.s0": (0.5, 4.0), "ppo.s1": (0.6, 6.0), "ppo.s2": (0.7, 5.0)}
@@ -104,6 +106,15 @@ def test_seeds_have_an_interval_that_covers_them_and_their_range(made: tuple[Pat
     assert ppo["wins"]["mean"] == "100.0 %"
     assert ppo["memory"] == "202 MiB"
     assert "seeds 0.500 to 0.700" in page
+
+
+def test_a_seed_without_a_value_is_told():
+    runs = [[Point(f"i{i}", f"c{i}", value + 0.1 * (-1) ** i) for i in range(8)] for value in (0.5, 0.7)]
+    silent = [Point(f"i{i}", f"c{i}", None) for i in range(8)]
+    cell = _over_runs([*runs, silent], SCORE, amount=True)
+    assert cell is not None
+    assert (cell["mean"], cell["runs"]) == ("0.600", "0.500 to 0.700, 1 without a value")
+    assert _over_runs([silent], SCORE, amount=True) is None
 
 
 def test_what_each_learned_from_and_held_is_said(made: tuple[Path, dict[str, Any], str]):

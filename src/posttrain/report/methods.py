@@ -145,14 +145,18 @@ def _amount(task: dict[str, Any]) -> bool:
 
 
 def _over_runs(runs: Sequence[Sequence[Point]], written: Scale, amount: bool) -> dict[str, str] | None:
-    """The mean over runs with its interval, and the lowest and highest of several."""
-    runs = [run for run in runs if any(point.value is not None for point in run)]
-    if not runs:
+    """The mean over runs with its interval, and the lowest and highest of several; runs in which no item has
+    a value are left out and counted.
+    """
+    known = [run for run in runs if any(point.value is not None for point in run)]
+    if not known:
         return None
-    cell = _written(across_runs(runs, amount).as_dict(), written)
-    means = [e.mean for run in runs if (e := across_runs([run], amount)).mean is not None]
-    if cell is not None and len(means) > 1:
-        cell["runs"] = f"{written.number(min(means))} to {written.number(max(means))}"
+    cell = _written(across_runs(known, amount).as_dict(), written)
+    means = [e.mean for run in known if (e := across_runs([run], amount)).mean is not None]
+    if cell is not None:
+        ends = [f"{written.number(min(means))} to {written.number(max(means))}"] * (len(means) > 1)
+        silent = [f"{len(runs) - len(known)} without a value"] * (len(known) < len(runs))
+        cell["runs"] = ", ".join(ends + silent)
     return cell
 
 
