@@ -103,6 +103,16 @@ def test_prompts_are_taken_from_other_rows_once(tmp_path, model):
     assert summary["repeated_prompts"] == 2
 
 
+def test_a_line_that_stands_twice_in_a_file_is_asked_once(tmp_path, model):
+    line = json.dumps({"prompt": [{"role": "user", "content": "a"}]})
+    other = json.dumps({"prompt": [{"role": "user", "content": "b"}]})
+    path = tmp_path / "raw.jsonl"
+    path.write_text(f"{line}\n{other}\n{line}\n")
+    summary, rows = run(tmp_path, model, [], prompts=str(path))
+    assert [row.prompt.messages[0].content for row in rows] == ["a", "b"]
+    assert summary["repeated_prompts"] == 1
+
+
 def test_a_prompt_without_room_is_rejected_with_its_reason(tmp_path, model):
     prompts = [ask("short"), ask("long", "word " * 100)]
     summary, rows = run(tmp_path / "a", model, prompts, max_rejected=0.5)

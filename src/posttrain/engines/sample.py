@@ -75,7 +75,10 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
     job = Job(cfg.model, keep, ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
-        distinct = list({row.model_dump_json(): row for row in rows}.values())
+        same: dict[str, Prompt] = {}
+        for row in rows:  # wherever they stand: the line of a file is part of its provenance
+            same.setdefault(row.model_dump_json(exclude={"provenance"}), row)
+        distinct = list(same.values())
         writer = cfg.engine.engine.open(job)
         asked = _askable(distinct[: cfg.limit], writer, cfg.prompts, rejects)
         rejects.check(cfg.max_rejected)
@@ -90,7 +93,7 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
     return _summary(samples, writer.name) | counts | writer.spent()
 
 
-STEP = Step("sample", SampleConfig, run, version=2)
+STEP = Step("sample", SampleConfig, run, version=3)
 
 
 def _askable(
