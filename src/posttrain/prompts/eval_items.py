@@ -14,6 +14,7 @@ from posttrain.common.errors import DataError
 from posttrain.prompts.ngrams import Grams, Hashes, Ints, Words, grams_of, whole_hash, words_of
 from posttrain.records import Document, Prompt, Row
 
+_MOST_BITS = 26  # of places, a byte each: 64 MB
 _PER_GRAM = 32  # places of the coarse table for each n-gram: about one lookup in so many is in vain
 
 
@@ -65,7 +66,7 @@ class Lookup:
 
     def __init__(self, hashes: Hashes) -> None:
         self.hashes = hashes
-        bits = min(30, max(10, int(np.ceil(np.log2(max(1, len(hashes)) * _PER_GRAM)))))
+        bits = min(_MOST_BITS, max(10, int(np.ceil(np.log2(max(1, len(hashes)) * _PER_GRAM)))))
         self._shift = np.uint64(64 - bits)
         self._there: NDArray[np.bool_] = np.zeros(1 << bits, bool)
         self._there[hashes >> self._shift] = True
