@@ -25,10 +25,10 @@ _VOTES = ((4, 12), (16, 28), (32, 48))
 class Job:
     """Questions, the tokens an answer may have, one token in how many ends it, and rollouts from a prefix."""
 
-    questions: int = 8
+    questions: int = 32
     tokens: int = 128
     stop_every: int = 64
-    rollouts: int = 10
+    rollouts: int = 16
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from posttrain.models.load import load_model
 from posttrain.records import Message, Prompt, Provenance, Response
 
 # Tokens in the cache at once. Its bound counts every answer at its longest; few get there.
-BATCH_TOKENS = 65_536
+BATCH_TOKENS = 131_072
 
 
 class Oracle:
@@ -55,13 +55,17 @@ class Recorder:
     prefilled: int = 0
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, label: str
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        label: str,
+        limits: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         wanted: dict[tuple[int, ...], int] = {}
         for prompt in prompts:
             wanted[tuple(prompt)] = wanted.get(tuple(prompt), 0) + params.n
         self.levels.append([self._request(prompt, n) for prompt, n in wanted.items()])
-        found = self.engine.generate(prompts, params, label)
+        found = self.engine.generate(prompts, params, label, limits)
         self.tokens += sum(len(answer.token_ids) for answers in found for answer in answers)
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections import Counter
 from typing import Any
 
 import pivotal_case
@@ -22,10 +23,12 @@ from rl_workload import read_workload
 from workload import PAD
 
 
-def success(model: Any, prompt: list[int], request: Request, job: Job, ends: set[int]) -> tuple[int, int]:
-    """Of so many rollouts from one prefix: how many are right, and how many tokens they have."""
+def success(model: Any, prompt: list[int], request: Request, job: Job, ends: set[int]) -> Counter[str]:
+    """Of so many rollouts from one prefix: how many are right, how many tokens they have, and how many were
+    computed, those behind an answer's end in a batch that still goes on included.
+    """
     start = torch.tensor([[*prompt, *request.prefix]])
-    right = tokens = 0
+    found: Counter[str] = Counter(rollouts=request.n, tokens_prefilled=request.n * start.shape[1])
     for first in range(0, request.n, BATCH):
         rows = model.generate(
             start,
@@ -40,10 +43,11 @@ def success(model: Any, prompt: list[int], request: Request, job: Job, ends: set
         )[:, start.shape[1] :].tolist()
         for row in rows:
             end = next((i for i, token in enumerate(row) if token in ends), None)
-            tokens += len(row) if end is None else end + 1
+            found["tokens_computed"] += len(row)
+            found["tokens"] += len(row) if end is None else end + 1
             if end is not None:
-                right += pivotal_case.right(request.question, [*request.prefix, *row[: end + 1]])
-    return right, tokens
+                found["right"] += pivotal_case.right(request.question, [*request.prefix, *row[: end + 1]])
+    return found
 
 
 def drawn(levels: list[list[Request]], share: float) -> list[Request]:
@@ -54,7 +58,9 @@ def drawn(levels: list[list[Request]], share: float) -> list[Request]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """A warm-up of a few tokens, then the requests one by one."""
+    """A warm-up of a few tokens, then the requests one by one. seconds, cpu_seconds: of all requests, where
+    only a share was made; the counts are those of that share.
+    """
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(args.threads)
@@ -65,25 +71,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = pivotal_case.prompts(w, job)
     success(model, prompts[0], Request(0, [], 2), Job(tokens=4), set(ends))
     torch.manual_seed(0)
-    requests = drawn(pivotal_case.read(args.requests), args.share)
-    seconds, cpu, right, tokens = [], time.process_time(), 0, 0
+    levels = pivotal_case.read(args.requests)
+    requests = drawn(levels, args.share)
+    found: Counter[str] = Counter()
+    started, cpu = time.perf_counter(), time.process_time()
     for request in requests:
-        started = time.perf_counter()
-        own, length = success(model, prompts[request.question], request, job, set(ends))
-        seconds.append(time.perf_counter() - started)
-        right, tokens = right + own, tokens + length
-    rollouts = sum(request.n for request in requests)
+        found += success(model, prompts[request.question], request, job, set(ends))
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    share = found["rollouts"] / sum(request.n for level in levels for request in level)
     return {
-        "share": args.share,
+        "share": round(share, 4),
+        "seconds": round(seconds / share, 2),
+        "cpu_seconds": round(cpu / share, 2),
         "requests": len(requests),
-        "seconds": round(sum(seconds) / args.share, 2),
-        "cpu_seconds": round((time.process_time() - cpu) / args.share, 2),
-        "rollouts": rollouts,
-        "tokens": tokens,
-        "tokens_prefilled": sum(
-            (len(prompts[request.question]) + len(request.prefix)) * request.n for request in requests
-        ),
-        "successes": round(right / rollouts, 3),
+        **found,
         "peak_memory_mib": round(process_peak_rss_mib(), 1),
     }
 

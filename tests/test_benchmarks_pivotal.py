@@ -47,7 +47,9 @@ def test_the_plain_side_makes_the_rollouts_that_the_search_made(bench: Any, work
     # answers end after 20 tokens in the mean, at most 40 with their prefix
     assert said["tokens"] / said["rollouts"] == pytest.approx(done["tokens"] / done["rollouts"], rel=0.25)
     args.share = 0.25
-    assert plain.run(args)["requests"] == round(sum(len(level) for level in levels) / 4)
+    quarter = plain.run(args)
+    assert quarter["requests"] == round(sum(len(level) for level in levels) / 4)
+    assert quarter["share"] == pytest.approx(quarter["rollouts"] / said["rollouts"], abs=1e-4)
 
 
 def test_the_tokens_that_end_an_answer_are_right_on_both_sides(bench: Any, work: Path) -> None:
@@ -62,11 +64,12 @@ def test_the_tokens_that_end_an_answer_are_right_on_both_sides(bench: Any, work:
             said = torch.tensor([[9, 9, 8, 5], [8, 5, 5, 5]] * 3)[:rows]
             return torch.cat([ids.repeat(rows, 1), said], 1)
 
-    right, tokens = plain.success(Model(), [4, 4], case.Request(1, [3] * 4, 7), case.Job(tokens=8), {8})
+    found = plain.success(Model(), [4, 4], case.Request(1, [3] * 4, 7), case.Job(tokens=8), {8})
     assert asked == [(5, 4), (2, 4)]
-    assert tokens == 3 * 3 + 2 * 1 + 3 + 1
+    assert found["tokens"] == 3 * 3 + 2 * 1 + 3 + 1
+    assert found["tokens_computed"] == 7 * 4
     answers = [[3] * 4 + [9, 9, 8], [3] * 4 + [8]]
-    assert right == 4 * case.right(1, answers[0]) + 3 * case.right(1, answers[1])
+    assert found["right"] == 4 * case.right(1, answers[0]) + 3 * case.right(1, answers[1])
 
 
 def test_three_tokens_decide(bench: Any) -> None:

@@ -174,11 +174,11 @@ def test_a_killed_step_pays_nothing_twice_and_gives_the_same(tmp_path, done, mon
     whole = LocalEngine.generate
 
     def until(limit: int):
-        def generate(self, prompts, params, label="sample"):
+        def generate(self, prompts, params, *more):
             if len(made) == limit:
                 raise Killed
             made.append(params.seed)
-            return whole(self, prompts, params, label)
+            return whole(self, prompts, params, *more)
 
         return generate
 

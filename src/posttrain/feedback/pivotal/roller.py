@@ -102,29 +102,29 @@ class EngineRoller:
         repeated = [
             (*self.questions[ask.question].ids, *ask.prefix) for ask in asks for _ in range(ask.n // each)
         ]
-        room = self.sampling.max_new_tokens - min(len(ask.prefix) for ask in asks)
+        longest = self.sampling.max_new_tokens
+        room = [longest - len(ask.prefix) for ask in asks for _ in range(ask.n // each)]
         seed = int(row_id(self.sampling.seed, level, number), 16) >> 1
-        params = self.sampling.model_copy(update={"n": each, "max_new_tokens": room, "seed": seed})
+        params = self.sampling.model_copy(update={"n": each, "seed": seed})
         label = f"{self.label}: {', '.join(sorted({ask.phase for ask in asks}))}, level {level + 1}"
-        made = iter(self.engine.generate(repeated, params, label))
+        made = iter(self.engine.generate(repeated, params, label, room))
         return [[c for _ in range(ask.n // each) for c in next(made)] for ask in asks]
 
     def _graded(
         self, asks: Sequence[Ask], completions: Sequence[Sequence[Completion]], counts: Counter[str]
     ) -> list[list[Rollout]]:
-        """Rollouts with their outcomes; what ran past the answer's last allowed token is cut there."""
+        """Rollouts with their outcomes."""
         answers = [[self._whole(ask, c) for c in some] for ask, some in zip(asks, completions, strict=True)]
         whole = [answer for some in answers for answer in some if answer is not None]
         counts["oracle_calls"] += self.grader.grade(whole)
         made = []
         for ask, some, ends in zip(asks, completions, answers, strict=True):
-            room = self.sampling.max_new_tokens - len(ask.prefix)
             rollouts = []
             for c, answer in zip(some, ends, strict=True):
                 said = None if answer is None else self.grader.known(answer)
                 success, reason = self.grading.cut_off if said is None else said
-                logps = () if ask.prefix else c.logps[:room]
-                rollouts.append(Rollout(c.token_ids[:room], success, reason, said is not None, logps))
+                logps = () if ask.prefix else c.logps
+                rollouts.append(Rollout(c.token_ids, success, reason, said is not None, logps))
             why = [r.reason for r in rollouts if r.whole and r.reason]
             counts["cut_off"] += sum(not r.whole for r in rollouts)
             counts["no_answer"] += len(why)
@@ -133,10 +133,10 @@ class EngineRoller:
         return made
 
     def _whole(self, ask: Ask, completion: Completion) -> Answer | None:
-        """The answer that a completion makes; None where it has no end, or too late a one."""
-        tokens = (*ask.prefix, *completion.token_ids)
-        ended = completion.finish == "stop" and len(tokens) <= self.sampling.max_new_tokens
-        return (ask.question, tokens) if ended else None
+        """The answer that a completion makes; None where it was cut off."""
+        if completion.finish != "stop":
+            return None
+        return ask.question, (*ask.prefix, *completion.token_ids)
 
 
 def _written(rollout: Rollout) -> list[Any]:
