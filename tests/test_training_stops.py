@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from kills import kill_proof
+import torch
+from kills import kill_proof, stumbling
 from training_home import tiny_home, train  # noqa: F401
 
 from posttrain.common.config import parse
@@ -114,6 +115,27 @@ def test_killed_many_times(home, tmp_path, seed):
     if seed % 2:
         fields["model"] = {"path": str(home / "base"), "lora": {"rank": 4, "dropout": 0.2}}
     assert kill_proof(tmp_path, fields, kills=10, seed=seed) >= 3
+
+
+def test_a_run_goes_on_with_as_many_threads_or_says_so(home, tmp_path, monkeypatch):
+    """Sums of other parts round otherwise: torch.arange(3e6).sqrt().sum() by one thread and by two, say."""
+    began = torch.get_num_threads()
+
+    def run():
+        return train(home, tmp_path, {"name": "sft"}, "demos.jsonl", steps=8, checkpoint_seconds=1e-9)
+
+    def interrupted():
+        try:
+            return run()
+        finally:
+            torch.set_num_threads(began + 1)
+
+    with pytest.raises(
+        TrainingError, match=rf"'threads': {began}}}.*'threads': {began + 1}}}.*OMP_NUM_THREADS"
+    ):
+        stumbling(monkeypatch, interrupted)
+    torch.set_num_threads(began)
+    assert stumbling(monkeypatch, run)["steps"] == 8
 
 
 def test_no_state_of_another_machine_is_needed(home, tmp_path):

@@ -307,6 +307,8 @@ def _conditions(loop: Loop, model: Model) -> dict[str, Any]:
         "device": loop.device,
         "micro_tokens": loop.micro_tokens,
         "dtype": str(dtype).removeprefix("torch."),
+        # long sums are shared out among them, and so are the rows of a rollout
+        "threads": torch.get_num_threads() if loop.device == "cpu" else None,
     }
 
 
@@ -343,7 +345,8 @@ def _resume(
     if before != now:
         raise TrainingError(
             f"the interrupted run in {folder} computed with {before}, this one would with {now}: "
-            f"the result would be neither's. Go on as it was begun, or delete {folder} to begin again"
+            f"the result would be neither's. Go on as it was begun (OMP_NUM_THREADS sets the threads), or "
+            f"delete {folder} to begin again"
         )
     for name, value in found["state"].items():
         setattr(state, name, value)
