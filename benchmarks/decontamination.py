@@ -44,6 +44,7 @@ def main() -> None:
         home = Path(folder)
         found = {"speed": speed(home, given.data, questions, given.rows)}
         found["finds"] = finds(home, questions[:700], questions[700:])
+        found["between sets"] = between(home, given.data)
     json.dump(found, sys.stdout, indent=2)
 
 
@@ -122,6 +123,22 @@ def finds(home: Path, items: list[Question], others: list[Question]) -> dict[str
         copies = [{**item, "question": edit(item["question"])} for item in items]
         told["edited copies"][name] = shares(home, write(home / "copies.jsonl", copies), against)
     told["other questions of GSM8K"] = shares(home, write(home / "others.jsonl", others), against)
+    return told
+
+
+def between(home: Path, data: Path) -> dict[str, Any]:
+    """Data sets that have nothing to do with one another, with the defaults, and every span that is found."""
+    sets = ["mt_bench_questions.jsonl", "human_eval.jsonl.gz", "nq_open_dev.jsonl", "xstest_prompts.csv"]
+    told: dict[str, Any] = {}
+    for name in ("gsm8k_train.jsonl.gz", "hh_rlhf_harmless.jsonl.gz", "oasst_en_100_trees.jsonl"):
+        run = screen(home, str(data / name), [str(data / each) for each in sets])
+        lines = (home / "out" / "overlaps.jsonl").read_text("utf-8").splitlines()
+        spans = [
+            [each["verdict"], each["set"], each["by"], each["ratio"], each["span"]]
+            for line in lines
+            for each in json.loads(line)["overlaps"]
+        ]
+        told[name] = {key: run[key] for key in ("read", "contaminated", "partial")} | {"spans": spans}
     return told
 
 
