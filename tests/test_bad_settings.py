@@ -15,6 +15,7 @@ from posttrain.common.errors import ConfigError, DataError, StoreError
 from posttrain.evaluation.suite import _measure
 from posttrain.feedback.choose import ChooseConfig
 from posttrain.formats import Rejects, read_records, read_rows
+from posttrain.sandbox.limits import Limits
 from posttrain.training.online_config import OnlineConfig
 
 
@@ -35,6 +36,15 @@ def test_disagreement_takes_log_odds() -> None:
         parse(ChooseConfig, given, "choose")
     parse(ChooseConfig, {**given, "judge": {**ensemble, "normalise": False}}, "choose")
     parse(ChooseConfig, {**given, "strategy": "near_ties"}, "choose")
+
+
+@pytest.mark.parametrize(
+    "given", [{"cpu": 10**30}, {"wall": 1e9}, {"memory": 10**15}, {"file": 10**15}, {"scratch": 10**15}]
+)
+def test_limits_that_no_kernel_knows(given: dict[str, Any]) -> None:
+    """They ended in an OverflowError, or in "the sandbox does not work on this machine"."""
+    with pytest.raises(ConfigError, match=rf"'{next(iter(given))}': input should be less than or equal to"):
+        parse(Limits, given, "limits")
 
 
 @pytest.mark.parametrize("references", ["Paris", "[]", '{"a": "b"}', "[1]", '["a", null]'])
