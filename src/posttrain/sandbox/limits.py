@@ -6,7 +6,6 @@ from pydantic import Field
 
 from posttrain.common.config import Config
 
-
 # Beyond these the kernel's own numbers end, and what it says of that sounds as if there were no sandbox.
 _DAY = 86_400  # seconds
 _MOST = 1 << 20  # a TiB of memory and files, a GiB of output
