@@ -15,8 +15,6 @@ from posttrain.engines.protocol import SamplingParams
 from posttrain.engines.side_by_side import groups, side_by_side
 from posttrain.engines.waiting import dealt
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def two_threads():
@@ -53,10 +51,14 @@ def test_two_groups_say_what_one_says(two_threads, monkeypatch):
 
 
 def test_groups_are_of_32_rows_or_more_and_no_more_than_threads(two_threads):
-    assert [groups(rows, CPU) for rows in (0, 1, 63, 64, 1000)] == [1, 1, 1, 2, 2]
-    assert groups(1000, torch.device("meta")) == 1
+    hf = tiny_model("llama")
+    assert [groups(rows, hf) for rows in (0, 1, 63, 64, 1000)] == [1, 1, 1, 2, 2]
+    assert groups(1000, tiny_model("gemma3")) == 2
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    assert groups(1000, tiny_model("llama", rope_parameters=dynamic)) == 1
+    assert groups(1000, hf.to("meta")) == 1
     torch.set_num_threads(1)
-    assert groups(1000, CPU) == 1
+    assert groups(1000, tiny_model("llama")) == 1
 
 
 @given(st.lists(st.integers(1, 40), max_size=12), st.integers(1, 5))

@@ -186,7 +186,7 @@ class LocalEngine:
             even = call.decoder.wiring.mode != "padded"
             return [PaddedBatches(lengths, call.limits, n, self.batch_tokens, even)]
         holder = holders(call.prompts)
-        hands = dealt(families_of(lengths, holder, n), groups(len(lengths) * n, self._stop_ids.device))
+        hands = dealt(families_of(lengths, holder, n), groups(len(lengths) * n, self.model.hf))
         room = self.batch_tokens // max(len(hands), 1)
         return [SharedPrompts(hand, lengths, call.limits, holder, room) for hand in hands]
 
