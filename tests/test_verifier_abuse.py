@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import completion, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.feedback.alias_match import AliasMatch
 from posttrain.feedback.fact_grades import RuleGrader
+from posttrain.feedback.fact_llm import LlmGrader
 from posttrain.feedback.instructions.judge import Instructions
 from posttrain.feedback.instructions.layout import Placeholders, Title
 from posttrain.feedback.instructions.lengths import sentences
+from posttrain.feedback.judge import Account
 from posttrain.feedback.maths import answers
 from posttrain.feedback.maths.judge import Maths
 from posttrain.feedback.multiple_choice import MultipleChoice
@@ -146,3 +150,10 @@ def test_json_with_long_numbers_is_json() -> None:
     prompt = ask(instruction_id_list=["detectable_format:json_format"])
     [verdict] = judge.score([(prompt, Response(text=f'{{"a": {"9" * 5000}}}'))])
     assert verdict.score == 1.0
+
+
+def test_a_grader_that_says_half_a_character_is_asked_again(tmp_path: Path) -> None:
+    with serving(lambda body: completion("\ud800" if len(body["messages"]) == 1 else "CORRECT")) as (url, _):
+        config = LlmGrader(name="llm", base_url=url, model="m")
+        [graded] = config.open(Account(tmp_path, "x")).grade([(ask("Paris"), Response(text="Paris."))])
+    assert graded.grade == "correct"

@@ -132,7 +132,8 @@ class LlmOpened:
             for (i, turns), reply in zip(left.items(), replies, strict=True):
                 found[i] = self.cfg.wording.read(reply)
                 if found[i].grade is None and not found[i].uncertain and isinstance(reply, Reply):
-                    said = {"role": "assistant", "content": reply.text[:_SHOWN]}
+                    shown = reply.text[:_SHOWN].encode("utf-8", "replace").decode()
+                    said = {"role": "assistant", "content": shown}
                     again[i] = [*turns, said, {"role": "user", "content": self.cfg.wording.again}]
             left = again
             if not left:
