@@ -26,7 +26,7 @@ from posttrain.training.methods.base import Batch, Method, MethodConfig
 from posttrain.training.metrics import Metrics
 from posttrain.training.optim import Optimizer
 from posttrain.training.schedule import lr_factor
-from posttrain.training.source import Data, Part, Resumable, Source
+from posttrain.training.source import Data, Part, Resumable, Source, Work
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
@@ -123,7 +123,6 @@ def fit(
     state = State()
     lines = _resume(state, optimizer, source, loop, model, state_folder)
     saved = time.monotonic()
-    needs = method.needs & FORWARD
     with (
         Metrics(out, trackers, label, lines, state.step) as metrics,
         progress(label, loop.steps, "steps", state.step, source.view) as bar,
@@ -133,24 +132,13 @@ def fit(
             _should_stop(state, loop, optimizer)
         started = time.monotonic()
         for work in source.batches(state.step, loop.steps):
-            data, chosen = work.data, work.chosen
-            totals = Totals()
-            _adapter_dropout(model, True)
-            for batch in _micro_batches(data, chosen, loop, state):
-                made = forward(model, batch.forest, needs, batch.temperature)
-                result = method.loss(cfg, made, batch)
-                total = totals.add(result.items, result.weights, result.metrics)
-                _check_finite(total.item(), "loss", state, data, chosen, out)
-                total.backward()
-            if work.beside is not None:
-                totals.beside = _learn_beside(model, work.beside, totals.weight, loop, state)
-            _adapter_dropout(model, False)
+            totals = _gradient(model, method, cfg, work, loop, state, out)
             norm = optimizer.step(totals.weight, lr_factor(optimizer.cfg, state.step, loop.steps))
-            _check_finite(norm, "gradient norm", state, data, chosen, out)
+            _check_finite(norm, "gradient norm", state, work.data, work.chosen, out)
             state.step += 1
             state.seconds += time.monotonic() - started
             values = {**totals.means(), **work.metrics}  # what the source measured goes before
-            _check_divergence(values["loss"], loop, state, data, chosen, out)
+            _check_divergence(values["loss"], loop, state, work.data, work.chosen, out)
             last = state.step == loop.steps
             if state.step % loop.log_every == 0 or last:
                 lr = optimizer.lr * lr_factor(optimizer.cfg, state.step - 1, loop.steps)
@@ -173,6 +161,27 @@ def fit(
         raise TrainingError(f"weights are not finite after step {state.step}. Try a lower optimizer.lr")
     optimizer.finish(state.best_weights)
     return state
+
+
+def _gradient(
+    model: Model, method: Method, cfg: MethodConfig, work: Work, loop: Loop, state: State, out: Path
+) -> Totals:
+    """Gradient of one optimizer step's summed loss, and what there is to say of it.
+
+    Raises TrainingError for a loss that is not finite.
+    """
+    totals = Totals()
+    _adapter_dropout(model, True)
+    for batch in _micro_batches(work.data, work.chosen, loop, state):
+        made = forward(model, batch.forest, method.needs & FORWARD, batch.temperature)
+        result = method.loss(cfg, made, batch)
+        total = totals.add(result.items, result.weights, result.metrics)
+        _check_finite(total.item(), "loss", state, work.data, work.chosen, out)
+        total.backward()
+    if work.beside is not None:
+        totals.beside = _learn_beside(model, work.beside, totals.weight, loop, state)
+    _adapter_dropout(model, False)
+    return totals
 
 
 def _learn_beside(model: Model, part: Part, weight: float, loop: Loop, state: State) -> float:
