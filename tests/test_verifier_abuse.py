@@ -63,6 +63,11 @@ def test_a_graded_fact_is_not_repeated_in_full() -> None:
     assert len(graded.reason) < 1000
 
 
+def test_half_a_character_can_be_written_down() -> None:
+    [verdict] = ExactMatch().open().score([(ask("x"), Response(text="\ud83d!", token_ids=(1,)))])
+    assert verdict.reason.encode() == rb"answered '\ud83d!'"
+
+
 def all_declared(text: str) -> str | None:
     """What `declared` means, without its haste: of all that a text marks, the last that is not empty."""
     found = [(m.start(), answers._of_gsm8k(m)) for m in answers._GSM8K.finditer(text)]

@@ -114,9 +114,12 @@ def ungradable(prompt: Prompt, response: Response) -> Verdict | None:
 
 
 def answered(said: str) -> str:
-    """What a verdict says of an answer; a response as long as a book is not repeated in full."""
+    """What a verdict says of an answer; a response as long as a book is not repeated in full, and half a
+    character, which no file can hold, is escaped.
+    """
     text = said.strip()
-    return f"answered '{text if len(text) <= _TOLD else text[:_TOLD] + '…'}'"
+    shown = text if len(text) <= _TOLD else text[:_TOLD] + "…"
+    return f"answered '{shown.encode('utf-8', 'backslashreplace').decode()}'"
 
 
 def found_last(pattern: str | None, text: str) -> str | None:
