@@ -192,6 +192,17 @@ def test_code_that_is_loaded_counts_as_it_was_loaded() -> None:
     assert key("my_rewards:f") != first
 
 
+def test_so_does_what_it_imports() -> None:
+    rewards("def g(): return 1\n", "helpers")
+    rewards("from helpers import g\ndef f(p, r): return g()\n")
+    first = key("my_rewards:f")
+    for name in ("my_rewards", "helpers"):
+        del sys.modules[name]
+    read_judge("my_rewards:f")
+    Path("helpers.py").write_text("def g(): return 2\n")
+    assert key("my_rewards:f") == first, "the old helper is what would run"
+
+
 def fenced(page: str, kind: str) -> list[str]:
     return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
 

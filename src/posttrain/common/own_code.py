@@ -45,7 +45,7 @@ def load_dotted(path: str, what: str) -> Any:
     """
     name, _, attribute = path.partition(":")
     module = _import(name, what)
-    _seen(module.__name__)
+    _reached(module.__name__)  # now, for a file may be edited after it is loaded
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
