@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
@@ -44,23 +46,23 @@ class Grading:
 
 @final
 class Grader:
-    """Grades whole answers, equal ones to a question once."""
+    """Grades whole answers, equal ones to a question once. Of each it keeps a hash and the outcome alone."""
 
     def __init__(self, grading: Grading, questions: Sequence[Question], template: ChatTemplate) -> None:
         self.grading, self.questions, self.template = grading, questions, template
-        self._known: dict[Answer, Outcome] = {}
+        self._known: dict[bytes, Outcome] = {}
 
     def known(self, answer: Answer) -> Outcome | None:
         """The outcome of an answer that was graded before."""
-        return self._known.get(answer)
+        return self._known.get(_key(answer))
 
     def remember(self, answer: Answer, outcome: Outcome) -> None:
-        """Take over what an interrupted run was told."""
-        self._known[answer] = outcome
+        """Note an outcome, also one that an interrupted run was told."""
+        self._known[_key(answer)] = outcome
 
     def grade(self, answers: Sequence[Answer]) -> int:
         """Have all answers known afterwards; returns how many the judge was asked about."""
-        new = [answer for answer in dict.fromkeys(answers) if answer not in self._known]
+        new = [answer for answer in dict.fromkeys(answers) if _key(answer) not in self._known]
         items = [
             (
                 self.questions[question].prompt,
@@ -72,10 +74,15 @@ class Grader:
         verdicts = verdicts_of(grading.judge, items, f"judge '{grading.name}'") if items else []
         for answer, verdict in zip(new, verdicts, strict=True):
             if verdict.score is None:
-                self._known[answer] = _by(grading.no_answer), verdict.reason or "no answer"
+                self.remember(answer, (_by(grading.no_answer), verdict.reason or "no answer"))
             else:
-                self._known[answer] = verdict.score >= grading.success, ""
+                self.remember(answer, (verdict.score >= grading.success, ""))
         return len(new)
+
+
+def _key(answer: Answer) -> bytes:
+    question, tokens = answer
+    return hashlib.blake2b(array("q", (question, *tokens)).tobytes(), digest_size=16).digest()
 
 
 def _by(policy: Policy) -> bool | None:
