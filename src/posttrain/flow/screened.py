@@ -6,6 +6,7 @@ step `decontaminate`, against the tasks of the `evaluate` steps that name the bl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -186,4 +187,5 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _words(against: Sequence[Any]) -> str:
-    return ", ".join(str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in against)
+    counts = Counter(str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in against)
+    return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in counts.items())
