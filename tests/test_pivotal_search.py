@@ -176,6 +176,27 @@ def test_nothing_is_confirmed_where_nothing_is():
     assert all(t.pair != "confirmed" for t in trials)
 
 
+def test_a_confirmation_by_hand():
+    # p alternates before the token, is 1 after it and 0 after the other one. After 16 rollouts the best stake
+    # has (1 + 0.975 * 0.8 / 1.2)^8 (1 - 0.975 * 0.2 / 1.2)^8 = 13 against "no more than 0.2": too little for
+    # 1 / 0.05. After 32 it has the square. Against "the other does not lower p" it has 1.975^8 = 231 at once.
+    asked = []
+
+    def roll(asks):
+        asked.append([(ask.prefix, ask.n) for ask in asks])
+        told = {(7,): lambda i: i % 2 == 0, (7, 1): lambda i: True, (7, 2): lambda i: False}
+        return [[Rollout((9,), told[ask.prefix](i)) for i in range(ask.n)] for ask in asks]
+
+    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    assert asked == [[((7,), 16), ((7, 1), 16), ((7, 2), 16)]] * 2
+    assert (trials[0].state, trials[0].pair) == ("confirmed", "confirmed")
+    # the same candidate said to fall is refuted, and its pair with it
+    asked.clear()
+    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, False, 2)], CLAIMS)], roll)
+    assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
+    assert len(asked) == 1
+
+
 class Fixed:
     """Rollouts of one token, which come from a list over and over."""
 
