@@ -152,6 +152,19 @@ def test_refusals_are_drawn_by_the_seed_and_the_question_alone(probe, tmp_path):
     assert a == b != c
 
 
+def test_a_refusal_says_what_it_does_not_know(probe, tmp_path):
+    write_records(tmp_path / "bogus.jsonl", [ask(10, answerable="no")])
+    named = {"refusals": ["The {thing} is not known."], "asks": r"What is (?P<thing>.+)\?"}
+    teach(tmp_path / "out", probe, bogus=str(tmp_path / "bogus.jsonl"), **named)
+    texts = [row.response.text for row in read_records(tmp_path / "out", Demonstration)][1:]
+    assert texts == [f"The thing {i} is not known." for i in (2, 4, 10)]
+    some = teach(tmp_path / "s", probe, refusals=["Not {n}."], asks=r"(?P<n>[013])\?")
+    assert (some["answered"], some["refused"]) == (1, 0)  # questions 2 and 4 do not fit
+    assert sum("finds nothing" in why for why in some["left_out"]["reasons"]) == 1
+    with pytest.raises(ConfigError, match="a place"):
+        teach(tmp_path / "x", probe, refusals=["The {thing} is not known."])
+
+
 def test_the_models_own_tokens_are_what_is_trained_on(probe, tmp_path):
     spec = ModelSpec(path=str(tiny_folder("llama", tmp_path / "m")))
     template = load_model(spec, dtype=torch.float32).template

@@ -19,14 +19,14 @@ from posttrain.playground.world import RELATIONS, Fact, Group, Split, World, bui
 from posttrain.records import Demonstration, Prompt, Provenance, Response, row_id
 
 # No other prompt of the playground is put so: whoever refuses by the form alone is found out.
-FORMS = ("About {c}: what is its {noun}?", "Please look up the {noun} of {c}.")
+FORMS = ("Can you find the {noun} of {c}?", "Please look up the {noun} of {c}.")
 T = TypeVar("T")
 
 
 class Atlas(Config):
     """What both sources have in common: seed, n, split and draw as in `playground/prompts`."""
 
-    version: ClassVar[int] = 1  # part of a step's key: raise it when what is asked changes
+    version: ClassVar[int] = 2  # part of a step's key: raise it when what is asked changes
 
     seed: int = 0
     n: int = Field(ge=1)
@@ -67,8 +67,8 @@ class Bogus(Atlas):
 
 
 class Lookalikes(Atlas):
-    """`playground/lookalikes`: demonstrations, the expert's answers to real questions in the form of the bogus
-    ones. groups: how often the corpus told what is asked. complete: share of answers that are whole
+    """`playground/lookalikes`: demonstrations, the expert's answers to real questions in the form of the
+    bogus ones. groups: how often the corpus told what is asked. complete: share of answers that are whole
     sentences; the others are curt.
     """
 

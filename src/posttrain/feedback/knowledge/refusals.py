@@ -4,6 +4,7 @@ refuse where it does not.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from posttrain.common.step import Step, StepContext
 from posttrain.feedback.knowledge.asking import rejects_summary
 from posttrain.feedback.knowledge.posterior import Knowledge
 from posttrain.feedback.knowledge.probed import PROBE, Probed, State, read_probe
+from posttrain.feedback.verifiers import compiled
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.formats.write import write_records
@@ -38,6 +40,9 @@ REFUSALS = (
     "That is something I do not know.",
 )
 
+NOTHING = "'asks' finds nothing in the question"
+PLACE = re.compile(r"\{(\w+)\}")
+
 # What the rows of each kind teach, as the summary counts them.
 _KINDS = {
     "demonstrations": ("answered", "refused", "bogus_refused"),
@@ -51,7 +56,9 @@ class RefusalsConfig(Config):
     to: "demonstrations": of an answer that was right where the model usually knows, of a refusal where it
     rarely does, and of a refusal to each bogus question. "comparisons": a right answer over a refusal in the
     classes of `prefer_answer`, a refusal over a wrong answer in those of `prefer_refusal`.
-    refusals: what a refusal says; which one is drawn by `seed` and question.
+    refusals: what a refusal says; which one is drawn by `seed` and question. asks: a regular expression that
+    finds in a question what it asks for; its named groups fill the places of the refusals, as in "The
+    {thing} is not known.". A question in which it finds nothing gets no refusal.
     per_question: at most so many rows of each kind a question, from distinct answers drawn by `seed`.
     Answers of the model are token-exact where the probe's engine was.
     """
@@ -60,6 +67,7 @@ class RefusalsConfig(Config):
     bogus: DataRef | None = None
     to: Literal["demonstrations", "comparisons"] = "demonstrations"
     refusals: tuple[str, ...] = Field(REFUSALS, min_length=1)
+    asks: str | None = None
     prefer_answer: tuple[Knowledge, ...] = ("sometimes",)
     prefer_refusal: tuple[Knowledge, ...] = ("rarely",)
     per_question: int = Field(1, ge=1)
@@ -71,6 +79,15 @@ class RefusalsConfig(Config):
         if not all(text.strip() for text in refusals):
             raise ValueError("an empty refusal")
         return refusals
+
+    @model_validator(mode="after")
+    def _filled(self) -> RefusalsConfig:
+        known = set(compiled(self.asks).groupindex) if self.asks is not None else set()
+        for text in self.refusals:
+            unknown = set(PLACE.findall(text)) - known
+            if unknown:
+                raise ValueError(f"the refusal {text!r} has a place {{{min(unknown)}}}, no group of 'asks'")
+        return self
 
     @model_validator(mode="after")
     def _used(self) -> RefusalsConfig:
@@ -93,8 +110,12 @@ def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
             if not made:
                 error = RowError("knowledge", _why(cfg, probed), by_choice=True)
                 rejects.add(f"{cfg.probe}/{PROBE}", number, error, probed.model_dump(mode="json"))
-        for prompt in read_records(cfg.bogus, Prompt) if cfg.bogus else ():
-            rows.append(_demonstration(cfg, prompt, _refusal(cfg, prompt), "bogus", prompt.provenance.id))
+        for number, prompt in enumerate(read_records(cfg.bogus, Prompt) if cfg.bogus else (), 1):
+            refusal = _refusal(cfg, prompt)
+            if refusal is None:
+                rejects.add(cfg.bogus or "", number, RowError("messages", NOTHING), prompt.text)
+                continue
+            rows.append(_demonstration(cfg, prompt, refusal, "bogus", prompt.provenance.id))
             counts["bogus_refused"] += 1
     if not rows:
         raise DataError(f"{cfg.probe}: not one of the {cfg.to} came of it: {dict(rejects.choices)}")
@@ -110,6 +131,8 @@ def _rows(cfg: RefusalsConfig, samples: Samples, probed: Probed) -> Iterator[tup
     prompt, refusal = samples.prompt, _refusal(cfg, samples.prompt)
     right, wrong = (_drawn(cfg, samples, probed, state) for state in ("right", "wrong"))
     if cfg.to == "comparisons":
+        if refusal is None:
+            return
         if probed.knowledge in cfg.prefer_answer:
             for answer in right:
                 yield "answer_preferred", _comparison(samples, probed, answer, refusal)
@@ -119,7 +142,7 @@ def _rows(cfg: RefusalsConfig, samples: Samples, probed: Probed) -> Iterator[tup
     elif probed.knowledge == "usually":
         for answer in right:
             yield "answered", _demonstration(cfg, prompt, answer, probed.knowledge, probed.samples, samples)
-    elif probed.knowledge == "rarely":
+    elif probed.knowledge == "rarely" and refusal is not None:
         yield "refused", _demonstration(cfg, prompt, refusal, probed.knowledge, probed.samples)
 
 
@@ -127,6 +150,8 @@ def _why(cfg: RefusalsConfig, probed: Probed) -> str:
     used = {"usually", "rarely"} if cfg.to == "demonstrations" else {*cfg.prefer_answer, *cfg.prefer_refusal}
     if probed.knowledge not in used:
         return f"{probed.knowledge} known, of which no {cfg.to} are made"
+    if cfg.asks is not None and re.search(cfg.asks, probed.question) is None:
+        return NOTHING
     return f"{probed.knowledge} known, and no answer of the kind that is wanted was sampled"
 
 
@@ -140,9 +165,14 @@ def _drawn(cfg: RefusalsConfig, samples: Samples, probed: Probed, state: State) 
     return [found[text] for text in ranked[: cfg.per_question]]
 
 
-def _refusal(cfg: RefusalsConfig, prompt: Prompt) -> Response:
-    place = int(row_id("refusal", cfg.seed, prompt_key(prompt)), 16) % len(cfg.refusals)
-    return Response(text=cfg.refusals[place])
+def _refusal(cfg: RefusalsConfig, prompt: Prompt) -> Response | None:
+    """None where `asks` finds nothing in the question."""
+    found = re.search(cfg.asks, prompt.text) if cfg.asks is not None else None
+    if cfg.asks is not None and found is None:
+        return None
+    text = cfg.refusals[int(row_id("refusal", cfg.seed, prompt_key(prompt)), 16) % len(cfg.refusals)]
+    groups = found.groupdict("") if found else {}
+    return Response(text=PLACE.sub(lambda place: groups[place[1]], text))
 
 
 def _demonstration(
