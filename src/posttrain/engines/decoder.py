@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from posttrain.engines.shapes import filled, longest
+from posttrain.models.rope import common_length
 
 # padded: rows of any lengths, padded on the left. even: rows of one length. plain: the same, and no cache.
 Mode = Literal["padded", "even", "plain"]
@@ -182,6 +183,8 @@ def wire(hf: Any) -> Wiring:
     cache_name = next((name for name in ("past_key_values", "cache_params") if name in names), None)
     modes: tuple[Mode, ...] = ("padded", "even") if cache_name else ()
     reason = "it has no cache"
+    if cache_name and common_length(base.config) is not None:
+        modes, reason = ("even",), "the longest row decides how all are rotated"
     for mode in modes:
         wiring = Wiring(hf, mode, cache_name, "position_ids" in names, "logits_to_keep" in names)
         try:

@@ -32,6 +32,7 @@ from posttrain.engines.waiting import (
     dealt,
     families_of,
 )
+from posttrain.models.rope import common_length
 
 if TYPE_CHECKING:
     from posttrain.common.progress import Bar
@@ -91,7 +92,7 @@ class LocalEngine:
             )
         self.model = model
         self.batch_tokens = batch_tokens
-        self._decoder: Any = None
+        self._decoders: dict[type, Any] = {}
         # embeddings beyond the vocabulary only round its size up: no text has them
         self._known = max(model.tokenizer.get_vocab().values()) + 1
         self._stop_ids = torch.tensor(sorted(stop_ids(model)), device=model.hf.device)
@@ -112,7 +113,7 @@ class LocalEngine:
         wanted = limits_of(prompts, params, limits)
         allowed = [self._limit(i, prompt, wanted[i]) for i, prompt in enumerate(prompts)]
         with (
-            self._inference() as decoder,
+            self._inference(max(map(len, prompts), default=0) + max(allowed, default=0)) as decoder,
             packed(self.model.hf, max(allowed, default=0)),
             progress(label, len(prompts) * params.n, "response") as bar,
         ):
@@ -137,10 +138,11 @@ class LocalEngine:
             noise = torch.from_numpy(uniforms(params.seed, [(0, 0)], limit)).to(self._stop_ids.device)
         stops = StopStrings(self.model, params.stop)
         said: list[int] = []
-        with self._inference() as decoder:
+        end = len(prompt) + limit
+        with self._inference(end) as decoder:
             batch, logits = decoder.begin([prompt], [0], 1)
         for step in range(limit):
-            with self._inference():
+            with self._inference(end):
                 token = draw(
                     logits[:, : self._known], params, None if noise is None else noise[:, step]
                 ).tokens
@@ -149,19 +151,21 @@ class LocalEngine:
             if bool(torch.isin(token, self._stop_ids)) or stops.among([said])[0]:
                 return
             if step + 1 < limit:
-                with self._inference():
+                with self._inference(end):
                     logits = decoder.step([batch], token)
 
     @contextmanager
-    def _inference(self) -> Iterator[Any]:
-        hf = self.model.hf
+    def _inference(self, end: int) -> Iterator[Any]:
+        """A decoder for rows of at most `end` tokens; some that are over may go on beside the others."""
+        hf, common = self.model.hf, common_length(self.model.base.config)
+        kind: type[Any] = ForestDecoder if self.model.forest and end <= (common or end) else RowDecoder
         was_training = hf.training
         hf.eval()
         try:
             with torch.inference_mode():
-                if self._decoder is None:
-                    self._decoder = ForestDecoder(hf) if self.model.forest else RowDecoder(hf)
-                yield self._decoder
+                if kind not in self._decoders:
+                    self._decoders[kind] = kind(hf)
+                yield self._decoders[kind]
         finally:
             hf.train(was_training)
 

@@ -16,6 +16,7 @@ from posttrain.models.forest import Forest, Tree, pack, paths_of, plant
 from posttrain.models.layout import STEP
 from posttrain.models.logprobs import from_logits, token_logps
 from posttrain.models.lora import using
+from posttrain.models.rope import common_length
 
 if TYPE_CHECKING:
     from posttrain.models.load import Model
@@ -40,7 +41,7 @@ class Output:
 def forward(
     model: Model, forest: Forest, needs: frozenset[str] = frozenset({LOGPS}), temperature: float = 1.0
 ) -> Output:
-    """Run a forest through the model. Where the architecture cannot take forests, one row a branch (same
+    """Run a forest through the model. Where the architecture cannot take this one, one row a branch (same
     result). temperature: logits are divided by it. A model with a critic leaves the values to it.
     """
     if VALUES in needs and model.critic is not None:
@@ -50,9 +51,14 @@ def forward(
         return replace(out, values=values)
     if not model.lm_head and (LOGPS in needs or ENTROPY in needs):
         raise ConfigError(f"{model.source} is a reward model saved without an LM head: it has no log-probs")
-    run = by_forest if model.forest else by_rows
+    run = by_forest if model.forest and _may_share(model, forest) else by_rows
     with using(model.hf, model.adapters):
         return run(model, forest, needs, temperature)
+
+
+def _may_share(model: Model, forest: Forest) -> bool:
+    longest = common_length(causal_lm(model.hf).config)
+    return longest is None or int(forest.positions.max()) < longest
 
 
 def by_forest(model: Model, forest: Forest, needs: frozenset[str], temperature: float = 1.0) -> Output:
