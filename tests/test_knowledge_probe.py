@@ -14,6 +14,7 @@ from posttrain.common.config import parse
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.feedback.fact_grades import Graded, RuleGrader
+from posttrain.feedback.fact_llm import NOTHING, TEMPLATE, filled
 from posttrain.feedback.knowledge.check import CheckGrader
 from posttrain.feedback.knowledge.posterior import Thresholds, believe
 from posttrain.feedback.knowledge.probe import STEP, ProbeConfig
@@ -92,6 +93,13 @@ def test_nothing_answers_a_question_about_nothing():
     assert grades == ["incorrect", "not_attempted", "not_attempted", "incorrect"]
     plain = ask(1, reference=None)
     assert RuleGrader().open().grade([(plain, items[0][1])])[0].grade is None
+
+
+def test_a_server_is_told_that_nothing_answers_a_question():
+    bogus = ask(1, reference=None, answerable="no")
+    told = filled(TEMPLATE, bogus, Response(text="Rome"))
+    assert NOTHING in told
+    assert NOTHING not in filled(TEMPLATE, ask(1), Response(text="Rome"))
 
 
 CHECKED = {
