@@ -185,7 +185,7 @@ def test_a_part_that_a_judge_does_not_have_is_said_to_be_missing():
 
 
 def test_a_part_cannot_have_the_name_of_a_metric():
-    with pytest.raises(ConfigError, match="a part cannot be called 'std': its metric, reward_std"):
+    with pytest.raises(ConfigError, match="a part cannot be called 'std': reward_std is a metric"):
         summed("good", name="std")
 
 

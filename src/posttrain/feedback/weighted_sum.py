@@ -15,7 +15,8 @@ from posttrain.feedback.judge_use import JudgeField
 from posttrain.feedback.verdicts import score_by, verdicts_of
 from posttrain.records import Prompt, Response
 
-_RESERVED = {"std"}  # training logs each part as reward_<part>
+# Training logs each part as reward_<part>; these it logs by itself.
+_RESERVED = {"std", "chosen", "rejected", "margin", "desirable", "undesirable"}
 
 
 class Summand(Config):
@@ -47,11 +48,12 @@ class WeightedSum(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two parts are called '{twice[0]}'; give each a name of its own")
-        if _RESERVED & set(names):
-            raise ValueError(
-                "a part cannot be called 'std': its metric, reward_std, is the spread of the rewards; give "
-                "it another name"
-            )
+        for name in names:
+            if name in _RESERVED:
+                raise ValueError(
+                    f"a part cannot be called '{name}': reward_{name} is a metric of training itself; give "
+                    "it another name"
+                )
         return self
 
     def open(self) -> WeightedSumJudge:

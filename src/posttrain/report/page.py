@@ -85,52 +85,23 @@ def write_report(cfg: ReportConfig, out: Path) -> dict[str, Any]:
 
 def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     """All that the page shows, as plain data."""
-    from posttrain.report import stages
     from posttrain.report.ablation import ablation_table
-    from posttrain.report.answers import sampled_answers
-    from posttrain.report.calibration import calibration_curves
     from posttrain.report.collect import read_summary
     from posttrain.report.costs import cost_table, data_table
     from posttrain.report.curves import training_curves
-    from posttrain.report.evolution import evolution
-    from posttrain.report.families import families
-    from posttrain.report.frontier import frontier
     from posttrain.report.gates import gate_table
     from posttrain.report.graph import provenance
-    from posttrain.report.methods import methods_table
     from posttrain.report.pivotal import pivotal_views
 
-    evaluations: list[dict[str, Any]] = []
-    ablations: list[dict[str, Any]] = []
-    summaries = {
-        artifact.folder: read_summary(artifact) for artifact in artifacts if artifact.kind == "evaluate"
-    }
-    for artifact in artifacts:
-        if artifact.folder in summaries:
-            summary, others = summaries[artifact.folder], list(summaries.values())
-            table = None if cfg.ablation is None else ablation_table(cfg.ablation, artifact, summary)
-            ablations += [table] if table else []
-            evaluations.append(
-                {
-                    "name": artifact.name,
-                    "level": summary["level"],
-                    "models": [model["name"] for model in summary["models"]],
-                    "families": list(families(summary, artifacts)),
-                    "stages": stages.stage_table(summary),
-                    "methods": methods_table(artifact, summaries, artifacts),
-                    "groups": stages.group_tables(summary),
-                    "evolution": evolution(summary, f"v{len(evaluations)}"),
-                    "metrics": stages.metric_tables(summary),
-                    "calibration": calibration_curves(summary, f"k{len(evaluations)}"),
-                    "frontier": frontier(summary, others, artifacts, cfg.frontier, f"x{len(evaluations)}"),
-                    "differences": stages.difference_table(summary),
-                    "verdicts": stages.verdicts(summary),
-                    "comparisons": stages.count_comparisons(summary),
-                    "answers": sampled_answers(artifact, summary, cfg.answers, cfg.seed),
-                    "seed": summary.get("seed"),
-                    "limit": summary.get("limit"),
-                }
-            )
+    evaluated = [artifact for artifact in artifacts if artifact.kind == "evaluate"]
+    summaries = {artifact.folder: read_summary(artifact) for artifact in evaluated}
+    evaluations = [
+        _evaluation(cfg, artifact, number, summaries, artifacts) for number, artifact in enumerate(evaluated)
+    ]
+    ablations = []
+    if cfg.ablation is not None:
+        tables = (ablation_table(cfg.ablation, one, summaries[one.folder]) for one in evaluated)
+        ablations = [table for table in tables if table]
     if cfg.frontier is not None and not any(evaluation["frontier"] for evaluation in evaluations):
         raise ConfigError(f"frontier: no evaluation holds the task 'kl' and one labelled '{cfg.frontier}'")
     return {
@@ -147,6 +118,44 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "costs": cost_table(artifacts),
         "data": data_table(artifacts),
         "provenance": provenance(artifacts),
+    }
+
+
+def _evaluation(
+    cfg: ReportConfig,
+    artifact: Artifact,
+    number: int,
+    summaries: dict[Path, dict[str, Any]],
+    artifacts: Sequence[Artifact],
+) -> dict[str, Any]:
+    """One `evaluate` step. number: makes the ids inside its figures unique on the page."""
+    from posttrain.report import stages
+    from posttrain.report.answers import sampled_answers
+    from posttrain.report.calibration import calibration_curves
+    from posttrain.report.evolution import evolution
+    from posttrain.report.families import families
+    from posttrain.report.frontier import frontier
+    from posttrain.report.methods import methods_table
+
+    summary, others = summaries[artifact.folder], list(summaries.values())
+    return {
+        "name": artifact.name,
+        "level": summary["level"],
+        "models": [model["name"] for model in summary["models"]],
+        "families": list(families(summary, artifacts)),
+        "stages": stages.stage_table(summary),
+        "methods": methods_table(artifact, summaries, artifacts),
+        "groups": stages.group_tables(summary),
+        "evolution": evolution(summary, f"v{number}"),
+        "metrics": stages.metric_tables(summary),
+        "calibration": calibration_curves(summary, f"k{number}"),
+        "frontier": frontier(summary, others, artifacts, cfg.frontier, f"x{number}"),
+        "differences": stages.difference_table(summary),
+        "verdicts": stages.verdicts(summary),
+        "comparisons": stages.count_comparisons(summary),
+        "answers": sampled_answers(artifact, summary, cfg.answers, cfg.seed),
+        "seed": summary.get("seed"),
+        "limit": summary.get("limit"),
     }
 
 
