@@ -7,37 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from posttrain.common.config import Config, DataRef
 from posttrain.common.errors import DataError
 from posttrain.formats import Rejects
+from posttrain.prompts.common_list import Common
 from posttrain.prompts.eval_items import Table
 from posttrain.prompts.ngrams import Ints, Words, grams_of, words_of
 from posttrain.prompts.overlap import Marks
 from posttrain.prompts.row_lines import read_lines, texts_of
 
 _ROWS = 1024  # counted together
-
-
-class Common(Config):
-    """Where the list of common n-grams comes from; each way adds to it.
-
-    phrases: a text file with a phrase a line; every n-gram of it is common.
-    corpus, documents: rows of any kind; an n-gram that more than `documents` of them have is common.
-    items: an n-gram that more than so many evaluation items have is common: the words of a benchmark's form.
-    """
-
-    phrases: DataRef | None = None
-    corpus: DataRef | list[DataRef] | None = None
-    documents: int = Field(10, ge=1)
-    items: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _used(self) -> Common:
-        if self.corpus is None and "documents" in self.model_fields_set:
-            raise ValueError("'documents' counts rows of a 'corpus', and none is given")
-        return self
 
 
 def common_of(cfg: Common, table: Table, rejects: Rejects) -> Marks:

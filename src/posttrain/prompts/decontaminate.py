@@ -15,7 +15,7 @@ from posttrain.common.config import Config, DataRef
 from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
 from posttrain.formats import Rejects, read_rows
-from posttrain.prompts.common_grams import Common
+from posttrain.prompts.common_list import Common
 from posttrain.prompts.sources import Files, SourceUse, read_source
 from posttrain.records import Row
 
