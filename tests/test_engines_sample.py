@@ -123,8 +123,13 @@ def test_a_prompt_without_room_is_rejected_with_its_reason(tmp_path, model):
     assert "the model takes 96" in rejected["reason"]
     with pytest.raises(DataError, match="max_rejected"):
         run(tmp_path / "b", model, prompts)
-    with pytest.raises(DataError, match="no prompt to answer"):
+    with pytest.raises(DataError, match=r"no prompt to answer: 1 × .*rejected\.jsonl"):
         run(tmp_path / "c", model, prompts[1:], max_rejected=1.0)
+    broken = tmp_path / "broken.jsonl"
+    for text, why in (("", "it has no rows"), ('{"prompt"', "1 × invalid JSON")):
+        broken.write_text(text)
+        with pytest.raises(DataError, match=f"no prompt to answer: {why}"):
+            run(tmp_path / "d", model, [], prompts=str(broken))
 
 
 class Parrot(Config):

@@ -285,3 +285,12 @@ def test_what_cannot_work_is_refused_before_it_runs(tmp_path, folder):
     write_records(tmp_path / "prompts.jsonl", [ask("long", "What is " + "12 + 30 + " * 60)])
     with pytest.raises(DataError, match="no prompt to search"):
         run(tmp_path, short, "long")
+
+
+def test_a_search_in_which_nothing_could_be_graded_fails_and_says_why(tmp_path, folder):
+    cfg = configured(tmp_path, folder, judge={"name": "exact_match"})  # the prompts have no references
+    with pytest.raises(
+        DataError, match=r"'exact_match' graded too few .* 6 questions: they need .*references"
+    ):
+        run(tmp_path, cfg)
+    assert {line["state"] for line in lines(tmp_path / "out/questions.jsonl")} == {"unknown"}

@@ -14,14 +14,14 @@ from posttrain.common.chunks import in_chunks
 from posttrain.common.config import DataRef, Runtime
 from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
-from posttrain.engines.engines import EngineField, read_engine
+from posttrain.engines.engines import EngineField, EngineUse, read_engine
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
 from posttrain.engines.writer import Job, Writer, Written
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.formats.write import line_of, write_records
 from posttrain.models.precision import Precision
-from posttrain.models.spec import SpecField
+from posttrain.models.spec import ModelSpec, SpecField
 from posttrain.records import Prompt, Provenance, Response, Samples, row_id
 
 # Responses between two saved states: what a killed run loses at most. Seeds depend on it, so a change of it
@@ -55,18 +55,27 @@ class SampleConfig(SamplingParams):
 
     @model_validator(mode="after")
     def _together(self) -> SampleConfig:
-        engine = self.engine.engine
-        if "model" in engine.takes and self.model is None:
-            raise ValueError(f"'model' is missing: engine {self.engine.name} needs one")
-        idle = (self.model_fields_set & _SOME) - engine.takes
-        if idle:
-            raise ValueError(f"'{min(idle)}' is set, and engine {self.engine.name} takes none; leave it out")
-        engine.check(self.params)
+        check_engine(self, self.engine, self.model)
         return self
 
     @property
     def params(self) -> SamplingParams:
-        return SamplingParams(**{name: getattr(self, name) for name in SamplingParams.model_fields})
+        return _params(self)
+
+
+def check_engine(cfg: SamplingParams, choice: EngineUse, model: ModelSpec | None) -> None:
+    """Raise ValueError where the engine lacks a field that it needs, or has no use for one that is set."""
+    engine = choice.engine
+    if "model" in engine.takes and model is None:
+        raise ValueError(f"'model' is missing: engine {choice.name} needs one")
+    idle = (cfg.model_fields_set & _SOME) - engine.takes
+    if idle:
+        raise ValueError(f"'{min(idle)}' is set, and engine {choice.name} takes none; leave it out")
+    engine.check(_params(cfg))
+
+
+def _params(cfg: SamplingParams) -> SamplingParams:
+    return SamplingParams(**{name: getattr(cfg, name) for name in SamplingParams.model_fields})
 
 
 def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
@@ -110,7 +119,8 @@ def _askable(
         else:
             kept.append((number, prompt))
     if not kept:
-        raise DataError(f"{source}: no prompt to answer among {len(prompts)}; see rejected.jsonl")
+        why = rejects.most() or "it has no rows"
+        raise DataError(f"{source}: no prompt to answer: {why}; all of them: {rejects.path}")
     rejects.kept = len(kept)
     return kept
 

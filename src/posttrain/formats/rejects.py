@@ -143,16 +143,19 @@ class Rejects:
                 top = "; ".join(f"{n:,} × {reason}" for reason, n in reasons.most_common(5))
                 print(f"{label}: {count:,} rows {word}: {top}", file=sys.stderr)
 
+    def most(self) -> str:
+        """The commonest reasons of unusable rows and how many have each, "" where there is none."""
+        return "; ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common(5))
+
     def check(self, max_rejected: float) -> None:
         """Raise DataError where more than the share `max_rejected` of all rows (0 to 1) was unusable."""
         total = self.kept + self.rejected
         if self.rejected <= max_rejected * total:
             return
-        top = "; ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common(5))
         where = f" All of them: {self.path}." if self.path else ""
         raise DataError(
             f"{self.rejected} of {total} rows ({self.rejected / total:.1%}) cannot be used, more than "
-            f"max_rejected: {max_rejected} allows: {top}. First: {self._first}.{where} "
+            f"max_rejected: {max_rejected} allows: {self.most()}. First: {self._first}.{where} "
             f"Mend the data, or raise max_rejected"
         )
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.common.config import Runtime
 from posttrain.common.step import StepContext
 from posttrain.engines import sample
 from posttrain.engines.engines import EngineField, read_engine
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
-from posttrain.engines.sample import SampleConfig
+from posttrain.engines.sample import SampleConfig, check_engine
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects
 from posttrain.formats.write import write_records
@@ -33,6 +33,11 @@ class Asked(SamplingParams):
     precision: Precision = "auto"
     batch_tokens: Annotated[int, Runtime(), Field(ge=1)] = BATCH_TOKENS
     device: Annotated[str, Runtime()] = "auto"
+
+    @model_validator(mode="after")
+    def _can_ask(self) -> Self:
+        check_engine(self, self.engine, self.model)
+        return self
 
     def of(self, prompts: str) -> SampleConfig:
         """The step that asks these prompts. No prompt without an answer fails it: who asks counts them."""

@@ -68,7 +68,7 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         rejects.check(cfg.max_rejected)
         rejected = rejects.rejected
     if not prompts:
-        raise DataError(f"{cfg.prompts}: no prompt to search among {len(rows)}; see rejected.jsonl")
+        raise DataError(f"{cfg.prompts}: no prompt to search: {rejects.most() or 'it has no rows'}")
     ids = writer.template.prompts([prompt.messages for prompt in prompts])
     questions = [Question(prompt, tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
     grading = Grading(judge, cfg.judge.name, cfg.success, cfg.no_answer, cfg.truncated)

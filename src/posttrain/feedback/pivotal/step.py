@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.common.config import Config, DataRef, Runtime
+from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
 from posttrain.engines.engines import EngineField, read_engine
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
@@ -98,6 +99,12 @@ def run(cfg: PivotalConfig, ctx: StepContext) -> dict[str, Any]:
     found, trials = find(cfg, world.roller)
     pairs = write(cfg, ctx.out, world, found, trials)
     states = Counter(each.state for each in found)
+    if states["unknown"] == len(found):
+        raise DataError(
+            f"{cfg.prompts}: judge '{cfg.judge.name}' graded too few answers to each of the {len(found)} "
+            "questions: they need what it grades by (references), and answers that end within max_new_tokens "
+            f"({cfg.sampling.max_new_tokens}); see {ctx.out / 'questions.jsonl'}"
+        )
     pivots = Counter(trial.state for trial in trials)
     ledger = json.loads((ctx.out / "ledger.json").read_text("utf-8"))
     return {
