@@ -213,6 +213,16 @@ def test_what_cannot_be_graded_is_neither_right_nor_wrong(tmp_path):
     assert said["right_by_class"] == {"usually": 1.0, "sometimes": None, "rarely": None, "undecided": None}
 
 
+def test_questions_without_any_reference_are_told_before_anyone_is_asked(tmp_path):
+    prompts = [ask(0, reference=None), ask(1, reference=None)]
+    path = tmp_path / "q.jsonl"
+    write_records(path, prompts)
+    with serving(served) as (url, seen), pytest.raises(DataError, match="none of the 2 questions") as e:
+        probe(tmp_path / "out", path, engine={"name": "http", "base_url": url, "model": "m"})
+    assert not seen.bodies
+    assert "give rows with 'reference'" in str(e.value)
+
+
 def test_a_local_model_is_probed_and_a_killed_run_goes_on(tmp_path, monkeypatch):
     model = tiny_folder("qwen2", tmp_path / "m")
     write_records(tmp_path / "q.jsonl", [ask(i) for i in range(5)])

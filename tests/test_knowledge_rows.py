@@ -125,6 +125,16 @@ def test_demonstrations_of_what_is_known_and_refusals_of_what_is_not(probe, tmp_
     assert [line["reason"].split(",")[0] for line in left] == ["sometimes known", "undecided known"]
 
 
+def test_bogus_prompts_that_the_model_knows_are_told_and_none_is_no_set(probe, tmp_path):
+    path = tmp_path / "bogus.jsonl"
+    write_records(path, [ask(10), ask(0)])  # question 0 is usually known
+    with pytest.raises(DataError, match=r"1 of the prompts in .*'What is thing 0\?'"):
+        teach(tmp_path / "known", probe, bogus=str(path))
+    path.write_text("")
+    with pytest.raises(DataError, match="has no rows; leave it out"):
+        teach(tmp_path / "empty", probe, bogus=str(path))
+
+
 def test_comparisons_of_answers_and_refusals(probe, tmp_path):
     said = teach(tmp_path / "out", probe, to="comparisons", per_question=2)
     rows = read_records(tmp_path / "out", Comparison)
@@ -325,3 +335,18 @@ def test_bogus_fields_go_together():
     ):
         with pytest.raises(ConfigError, match=match):
             parse(BogusConfig, {"attempts": attempts, **given}, "t")
+
+
+def test_who_attempts_is_checked_before_the_step_runs():
+    for attempts in ({}, {"engine": {"name": "http", "base_url": "http://x", "model": "m"}, "model": "y"}):
+        with pytest.raises(ConfigError, match=r"attempts.*'model' is"):
+            parse(BogusConfig, {"candidates": "c.jsonl", "attempts": attempts}, "t")
+
+
+def test_no_bogus_question_left_says_why(tmp_path):
+    path = tmp_path / "none.jsonl"
+    path.write_text("")
+    attempts = {"engine": {"name": "http", "base_url": "http://x", "model": "m"}}
+    cfg = parse(BogusConfig, {"candidates": str(path), "attempts": attempts}, "t")
+    with pytest.raises(DataError, match="left of 0: it has no rows"):
+        bogus.STEP.run(cfg, StepContext(tmp_path / "out", tmp_path / "state", "t"))

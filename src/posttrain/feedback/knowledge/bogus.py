@@ -103,7 +103,11 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
             told |= {"judging_cost": spent} if (spent := spent_by(judge)) else {}
         kept, told["attempts"] = _disagreeing(cfg, ctx, found, drop)
     if not kept:
-        raise DataError(f"{source}: not one bogus question is left: {dict(counts)}; see rejected.jsonl")
+        top = "; ".join(f"{n} × {why}" for why, n in rejects.choices.most_common(5)) or "it has no rows"
+        raise DataError(
+            f"{source}: not one bogus question is left of {counts['candidates']}: {top}; all of them: "
+            f"{rejects.path}"
+        )
     write_records(ctx.out / "rows.jsonl", [prompt for prompt, _ in kept])
     write_records(ctx.out / ATTEMPTS, [samples for _, samples in kept])
     return {"rows": len(kept), **counts, **rejects_summary(rejects), **told}

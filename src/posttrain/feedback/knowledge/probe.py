@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from posttrain.common.chunks import in_chunks
-from posttrain.common.errors import PosttrainError
+from posttrain.common.errors import DataError, PosttrainError
 from posttrain.common.files import atomic
 from posttrain.common.step import Step, StepContext
 from posttrain.engines import sample
 from posttrain.engines.sample import SampleConfig
-from posttrain.feedback.fact_grades import Graded, Grader, RuleGrader
+from posttrain.feedback.fact_grades import ANSWERABLE, Graded, Grader, RuleGrader, answerable
 from posttrain.feedback.fact_llm import LlmGrader
 from posttrain.feedback.judge import Paid
 from posttrain.feedback.judge_use import account_of
@@ -25,8 +25,9 @@ from posttrain.feedback.knowledge.check import CheckGrader
 from posttrain.feedback.knowledge.posterior import Thresholds, believe
 from posttrain.feedback.knowledge.probed import PROBE, STATES, TAG, Probed, state_of
 from posttrain.formats.read import read_records
+from posttrain.formats.rejects import Rejects
 from posttrain.formats.write import write_records
-from posttrain.records import Samples, prompt_key
+from posttrain.records import Prompt, Samples, prompt_key
 
 _CHUNK = 256  # questions between two saved states of the grading
 
@@ -59,6 +60,7 @@ def run(cfg: ProbeConfig, ctx: StepContext) -> dict[str, Any]:
     question) and `rejected.jsonl`. What a killed run sampled and graded is kept, and what was paid is not
     paid again.
     """
+    _check_gradable(cfg.prompts)
     state = ctx.state / "sampling"
     inner = StepContext(ctx.state / "sampled" / ctx.out.name, state, ctx.label, ctx.cache or ctx.state)
     sampled = sample.run(cfg, inner)
@@ -78,6 +80,16 @@ def run(cfg: ProbeConfig, ctx: StepContext) -> dict[str, Any]:
 
 
 STEP = Step("probe", ProbeConfig, run, version=1)
+
+
+def _check_gradable(path: str) -> None:
+    """Raise DataError where no answer to any of the questions could be graded: before anyone is asked."""
+    prompts = read_records(path, Prompt, rejects=Rejects())
+    if prompts and not any(prompt.references or not answerable(prompt) for prompt in prompts):
+        raise DataError(
+            f"prompts: none of the {len(prompts)} questions in {path} has a reference answer, so nothing "
+            f"can be graded; give rows with 'reference', or with the tag '{ANSWERABLE}: no'"
+        )
 
 
 def _grade_chunk(grader: Grader, number: int, rows: Sequence[Samples]) -> list[bytes]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -110,7 +110,7 @@ def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
             if not made:
                 error = RowError("knowledge", _why(cfg, probed), by_choice=True)
                 rejects.add(f"{cfg.probe}/{PROBE}", number, error, probed.model_dump(mode="json"))
-        for number, prompt in enumerate(read_records(cfg.bogus, Prompt) if cfg.bogus else (), 1):
+        for number, prompt in enumerate(_bogus(cfg, rows), 1):
             refusal = _refusal(cfg, prompt)
             if refusal is None:
                 rejects.add(cfg.bogus or "", number, RowError("messages", NOTHING), prompt.text)
@@ -124,6 +124,27 @@ def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
 
 
 STEP = Step("refusals", RefusalsConfig, run, version=1)
+
+
+def _bogus(cfg: RefusalsConfig, answered: Iterable[Row]) -> list[Prompt]:
+    """Raises DataError where there is none, or one that a row of the probe answers."""
+    if cfg.bogus is None:
+        return []
+    prompts = read_records(cfg.bogus, Prompt)
+    if not prompts:
+        raise DataError(f"bogus: {cfg.bogus} has no rows; leave it out, or give prompts that nothing answers")
+    known = {
+        prompt_key(row.prompt)
+        for row in answered
+        if isinstance(row, Demonstration) and row.provenance.makers["choice"] == "usually"
+    }
+    both = [prompt for prompt in prompts if prompt_key(prompt) in known]
+    if both:
+        raise DataError(
+            f"bogus: {len(both)} of the prompts in {cfg.bogus} are questions that the probe's model answers "
+            f"rightly, such as '{both[0].text}': rows would teach both. Give prompts that nothing answers"
+        )
+    return prompts
 
 
 def _rows(cfg: RefusalsConfig, samples: Samples, probed: Probed) -> Iterator[tuple[str, Row]]:
