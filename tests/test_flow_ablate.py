@@ -191,7 +191,7 @@ def test_seeds_of_the_road_s_end_are_ablated_one_by_one() -> None:
         (
             "dpo2.rate: 0.5}}\n    bare_",
             "dpo2.rte: 0.5}}\n    bare_",
-            "unknown key 'rte' (did you mean 'rate'?)",
+            "r.yaml:20: dpo2: unknown key 'rte' (did you mean 'rate'?)",
         ),
         ("without: dpo2", "without: demos", None),
         (

@@ -140,9 +140,13 @@ class Stands(Mapping[str, "str | None"]):
             return stand_in(step.kind, step.body, self)
         if step.name in self.keep:
             return f"@{step.name}"
-        body = put_in(step.body, self)
+        body, places = put_in(step.body, self), step.places
         for path, value in self.sets.get(step.name, {}).items():
             set_at(body, path, value, f"{self.where}.set")
+            # A mistake in a nested config is told of the field that holds it.
+            for end in range(1, len(path) + 1):
+                places = places.moved(path[:end], self.where.partition(": ")[0])
+        step = replace(step, places=places)
         return f"@{step.name}" if body == step.body else f"@{_copy(step, body, self.column, self.road)}"
 
 
