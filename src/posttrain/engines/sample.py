@@ -85,8 +85,8 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
         same: dict[str, Prompt] = {}
-        for row in rows:  # wherever they stand: the line of a file is part of its provenance
-            same.setdefault(row.model_dump_json(exclude={"provenance"}), row)
+        for row in rows:  # wherever they stand: `source` has the line of a file
+            same.setdefault(row.model_dump_json(exclude={"provenance": {"source"}}), row)
         distinct = list(same.values())
         writer = cfg.engine.engine.open(job)
         asked = _askable(distinct[: cfg.limit], writer, cfg.prompts, rejects)

@@ -55,8 +55,8 @@ def read_online(cfg: TrainConfig, model: Model, rejects: Rejects, label: str) ->
     paths = online.prompts if isinstance(online.prompts, list) else [online.prompts]
     rows = [row for path in paths for row in read_records(path, Prompt, rejects=rejects)]
     distinct: dict[str, Prompt] = {}
-    for row in rows:  # wherever they stand: the line of a file is part of its provenance
-        distinct.setdefault(row.model_dump_json(exclude={"provenance"}), row)
+    for row in rows:  # wherever they stand: `source` has the line of a file
+        distinct.setdefault(row.model_dump_json(exclude={"provenance": {"source"}}), row)
     longest = longest_row(cfg, model)
     room = 1 if cfg.max_length is None else online.max_new_tokens
     asked = []
