@@ -76,6 +76,12 @@ def test_thresholds_are_explicit():
 # Grades and states
 
 
+def test_an_unknown_key_of_a_grader_is_told_with_that_graders_own_names():
+    grader = {"name": "llm", "base_url": "http://x", "model": "m", "base_ur": "y"}
+    with pytest.raises(ConfigError, match=r"'grader\.llm\.base_ur' \(did you mean 'base_url'\?\)"):
+        parse(ProbeConfig, {"prompts": "q.jsonl", "model": "m", "grader": grader}, "t")
+
+
 def test_grades_become_states():
     assert state_of(Graded("correct")) == "right"
     assert state_of(Graded("incorrect")) == "wrong"

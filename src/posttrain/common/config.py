@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -102,21 +102,26 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
 def _model_at(cls: type[BaseModel], loc: list[str]) -> type[BaseModel] | None:
     """The model class that owns the key at `loc`, looking through Optional, unions and lists."""
     current: type[BaseModel] | None = cls
+    annotation: Any = cls
     for part in loc:
         if current is None:
             return None
         if part in current.model_fields:
-            current = _find_model(current.model_fields[part].annotation)
-        # a list index or a union's tag: stay where we are
+            annotation = current.model_fields[part].annotation
+            current = next(_models(annotation), None)
+        else:  # a union's tag, or a list index: then stay where we are
+            current = next((one for one in _models(annotation) if _has_tag(one, part)), current)
     return current
 
 
-def _find_model(annotation: Any) -> type[BaseModel] | None:
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, Annotated):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, Annotated):
         for arg in get_args(annotation):
-            found = _find_model(arg)
-            if found:
-                return found
-    return None
+            yield from _models(arg)
+
+
+def _has_tag(model: type[BaseModel], tag: str) -> bool:
+    fields = model.model_fields.values()
+    return any(get_origin(f.annotation) is Literal and tag in get_args(f.annotation) for f in fields)
