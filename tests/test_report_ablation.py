@@ -204,6 +204,12 @@ def test_without_being_asked_there_is_no_table(score: Path, tmp_path: Path) -> N
     assert not (tmp_path / "ablation.json").exists()
 
 
+def test_a_table_that_is_asked_for_and_has_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    alone = write_artifact(tmp_path / "sft-99223344bbcc", "train", {}, 3.0, {}, {})
+    with pytest.raises(ConfigError, match="ablation: no evaluation among the inputs holds two models"):
+        report(alone, tmp_path / "out", {})
+
+
 def test_the_figure_s_shares_are_those_measured_and_make_up_one(score: Path, tmp_path: Path) -> None:
     summary = json.loads((score / "summary.json").read_text("utf-8"))
     (found,) = evolution(summary, "v")

@@ -102,6 +102,8 @@ def gather(cfg: ReportConfig, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     if cfg.ablation is not None:
         tables = (ablation_table(cfg.ablation, one, summaries[one.folder]) for one in evaluated)
         ablations = [table for table in tables if table]
+        if not ablations:
+            raise ConfigError("ablation: no evaluation among the inputs holds two models or more to compare")
     if cfg.frontier is not None and not any(evaluation["frontier"] for evaluation in evaluations):
         raise ConfigError(f"frontier: no evaluation holds the task 'kl' and one labelled '{cfg.frontier}'")
     return {
