@@ -12,7 +12,8 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
-from torch import nn
+
+from posttrain.models.rope import set_by_longest
 
 if TYPE_CHECKING:
     from posttrain.common.progress import Bar
@@ -25,18 +26,9 @@ _ROWS = 32
 
 def groups(rows: int, hf: Any) -> int:
     """In how many groups to sample so many rows of a Hugging Face model."""
-    if hf.device.type != "cpu" or _adapts(hf):
+    if hf.device.type != "cpu" or set_by_longest(hf):
         return 1
     return max(1, min(torch.get_num_threads(), rows // _ROWS))
-
-
-def _adapts(hf: nn.Module) -> bool:
-    """Whether rotary embeddings are set anew by the longest row of each forward, which groups would do to
-    each other.
-    """
-    kinds = [getattr(module, "rope_type", None) for module in hf.modules()]
-    named = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
-    return any(name is not None and ("dynamic" in name or name == "longrope") for name in named)
 
 
 def side_by_side(works: Sequence[Callable[[Event], T]]) -> list[T]:

@@ -7,7 +7,10 @@ that the model was first trained for; rows of either kind must then not share on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def common_length(config: Any) -> int | None:
@@ -25,3 +28,12 @@ def common_length(config: Any) -> int | None:
         ),
         default=None,
     )
+
+
+def set_by_longest(hf: nn.Module) -> bool:
+    """Whether a forward sets the model's rotary embeddings anew by its longest row, which forwards at one
+    time would do to each other: dynamic NTK scaling, LongRoPE.
+    """
+    kinds = [getattr(module, "rope_type", None) for module in hf.modules()]
+    named = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
+    return any(name is not None and ("dynamic" in name or name == "longrope") for name in named)
