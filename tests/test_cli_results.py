@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.cli.output import show_result
 from posttrain.cli.results import show_results
 
 
@@ -62,3 +63,33 @@ def test_other_steps_show_no_table(tmp_path: Path, capsys: pytest.CaptureFixture
     assert shown(tmp_path, capsys) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert shown(tmp_path, capsys) == []
+
+
+def test_a_summary_is_shown_with_all_that_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = {f"class {i}": 1000 + i for i in range(10)}
+    summary = {
+        "questions": 9,
+        "share": 0.123456789,
+        "usd": None,
+        "states": {"kept": 5, "hard": 4, "mean": None},
+        "aspects": ["accuracy", "style"],
+        "no_answer_reasons": {},
+        "classes": classes,
+        "calibration": {"style": {"pairs": 20, "map": [{"confidence": 0.6}, {"confidence": 1.0}]}},
+    }
+    show_result(tmp_path, summary)
+    assert capsys.readouterr().out.splitlines() == [
+        "questions                9",
+        "share                    0.123457",
+        "usd                      -",
+        "states                   kept 5, hard 4, mean -",
+        "aspects                  accuracy, style",
+        "no_answer_reasons        none",
+        "classes",
+        *(f"  {name}                {n}" for name, n in classes.items()),
+        "calibration",
+        "  style                  pairs 20, map 2, listed in manifest.json",
+        str(tmp_path),
+    ]

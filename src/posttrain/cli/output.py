@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec
 
 import typer
@@ -14,6 +14,7 @@ import typer
 P = ParamSpec("P")
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
+_WIDE = 90  # characters of a mapping that is still read on one line
 _STYLES = {"hit": "green", "resume": "yellow", "run": "bold", "running": "cyan"}
 
 
@@ -97,9 +98,34 @@ def show_result(out: Any, summary: Mapping[str, Any]) -> None:
     """What a verb made: its numbers, its results and its folder."""
     from posttrain.cli.results import show_results
 
-    for name, value in summary.items():
-        if isinstance(value, int | float | str | bool) or value is None:
-            shown = f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
-            typer.echo(f"{name:<24} {shown}")
+    for line in summary_lines(summary):
+        typer.echo(line)
     show_results(out)
     typer.echo(str(out))
+
+
+def summary_lines(summary: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A name and its value a line. A short mapping of plain values goes on one line, a longer one below its
+    name; of a list of mappings the manifest has the rest.
+    """
+    for name, value in summary.items():
+        whole = _shown(value)
+        head = f"{indent}{name}"
+        if whole is None or (isinstance(value, Mapping) and len(whole) > _WIDE):
+            yield head
+            yield from summary_lines(value, indent + "  ")
+        else:
+            yield f"{head:<24} {whole}"
+
+
+def _shown(value: Any) -> str | None:
+    """A value on one line; None for a mapping that holds more than plain values and lists."""
+    if isinstance(value, Mapping):
+        if any(isinstance(each, Mapping) and each for each in value.values()):
+            return None
+        return ", ".join(f"{name} {_shown(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        if any(isinstance(each, Mapping | list | tuple) for each in value):
+            return f"{len(value)}, listed in manifest.json"
+        return ", ".join(str(_shown(each)) for each in value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
