@@ -302,6 +302,7 @@ def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_
         "few_attempts": 1,
         "attempts_agree": 1,
     }
+    assert said["no_rating_reasons"] == {"test_knowledge_rows:quality gave no answer": 1}
     assert again["rows"] == 1
     (row,) = read_records(out, Prompt)
     assert row.text == "What is bogus 0?"
@@ -349,4 +350,14 @@ def test_no_bogus_question_left_says_why(tmp_path):
     attempts = {"engine": {"name": "http", "base_url": "http://x", "model": "m"}}
     cfg = parse(BogusConfig, {"candidates": str(path), "attempts": attempts}, "t")
     with pytest.raises(DataError, match="left of 0: it has no rows"):
+        bogus.STEP.run(cfg, StepContext(tmp_path / "out", tmp_path / "state", "t"))
+
+
+def test_a_judge_that_rates_nothing_is_told_with_its_reason(tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Who rules Blorn {i}?"}) + "\n" for i in range(3)))
+    attempts = {"engine": {"name": "http", "base_url": "http://x", "model": "m"}}
+    given = {"candidates": str(path), "judge": "maths", "min_quality": 1, "attempts": attempts}
+    cfg = parse(BogusConfig, given, "t")
+    with pytest.raises(DataError, match=r"left of 3: 3 × no rating \(the prompt has no reference\); all"):
         bogus.STEP.run(cfg, StepContext(tmp_path / "out", tmp_path / "state", "t"))

@@ -84,11 +84,13 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
     """
     told: dict[str, Any] = {}
     counts: Counter[str] = Counter()
+    whys: dict[str, Counter[str]] = {}
     source = cfg.candidates or cfg.questions or ""
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
 
         def drop(candidate: Candidate, kind: str, why: str) -> None:
             counts[kind] += 1
+            whys.setdefault(kind, Counter())[why] += 1
             error = RowError("prompt", f"{kind.replace('_', ' ')}: {why}", by_choice=True)
             rejects.add(source, candidate.number, error, candidate.text)
 
@@ -103,17 +105,24 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
             told |= {"judging_cost": spent} if (spent := spent_by(judge)) else {}
         kept, told["attempts"] = _disagreeing(cfg, ctx, found, drop)
     if not kept:
-        top = "; ".join(f"{n} × {why}" for why, n in rejects.choices.most_common(5)) or "it has no rows"
+        top = "; ".join(_most(kind, whys[kind]) for kind in whys) or "it has no rows"
         raise DataError(
             f"{source}: not one bogus question is left of {counts['candidates']}: {top}; all of them: "
             f"{rejects.path}"
         )
     write_records(ctx.out / "rows.jsonl", [prompt for prompt, _ in kept])
     write_records(ctx.out / ATTEMPTS, [samples for _, samples in kept])
+    if "no_rating" in whys:
+        told["no_rating_reasons"] = dict(whys["no_rating"].most_common(5))
     return {"rows": len(kept), **counts, **rejects_summary(rejects), **told}
 
 
 STEP = Step("bogus", BogusConfig, run, version=1)
+
+
+def _most(kind: str, whys: Counter[str]) -> str:
+    """How many candidates were left out for one reason, and what was said of most of them."""
+    return f"{whys.total()} × {kind.replace('_', ' ')} ({whys.most_common(1)[0][0]})"
 
 
 def _disagreeing(
