@@ -139,7 +139,9 @@ def test_leavings_that_nobody_can_resume_are_not_taken_over(store: Store) -> Non
     folder = run(store)["a"].folder
     (folder / "manifest.json").unlink()
     (folder / "stray.txt").write_text("of another time")
-    done = run(store)["a"]
+    said: list[str] = []
+    done = run(store, say=said.append)["a"]
+    assert any("unfinished.json is missing or damaged" in line for line in said)
     assert done.outcome == "run"
     assert {p.name for p in done.folder.iterdir()} == {"rows.txt", "manifest.json"}
 

@@ -97,6 +97,20 @@ def test_an_interrupted_run_goes_on_where_nothing_changed(
     assert read_manifest(tmp_path / "two")["resumed"] == 0
 
 
+@pytest.mark.parametrize("note", ["", '{"key": "7a', "[]", '{"resumed": 0}', '{"resumed": 0, "key": 3}'])
+def test_a_damaged_note_of_an_unfinished_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str
+) -> None:
+    out = tmp_path / "out"
+    interrupt(out, monkeypatch, links=3)
+    (out / "unfinished.json").write_text(note)
+    with pytest.raises(ConfigError, match=r"out/unfinished\.json, .* is damaged, .*--force to discard it"):
+        run_into(GRIND, GrindConfig(links=3), out)
+    assert (out / "state" / "link-0").exists()
+    run_into(GRIND, GrindConfig(links=3), out, force=True)
+    assert read_manifest(out)["resumed"] == 0
+
+
 def test_errors_of_the_step_rise_and_a_damaged_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data is bad; mend it"):
         make(tmp_path / "out", fail=True)

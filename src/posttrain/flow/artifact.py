@@ -160,12 +160,15 @@ def set_aside(folder: Path, beside: Path) -> None:
 
 
 def unfinished(folder: Path) -> dict[str, Any] | None:
-    """What a run that has not finished noted of itself in `folder`; None where there is none."""
+    """What a run that has not finished noted of itself in `folder`; None where there is none, or it is
+    damaged.
+    """
     try:
         note = json.loads((folder / UNFINISHED).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return note if isinstance(note, dict) and isinstance(note.get("resumed"), int) else None
+    whole = isinstance(note, dict) and isinstance(note.get("resumed"), int)
+    return note if whole and all(isinstance(note.get(name), str) for name in ("key", "started")) else None
 
 
 def check_artifact(folder: Path, full: bool = False) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def _clear(folder: Path, key: str, force: bool) -> bool:
                 )
             set_aside(folder, folder.parent)
         return False
+    if (folder / UNFINISHED).is_file() and (folder / STATE).is_dir():
+        if not force:
+            raise ConfigError(
+                f"{folder / UNFINISHED}, which says whose work was cut short there, is damaged, so nothing of "
+                "it can be gone on with; choose another --out, or give --force to discard it"
+            )
+        set_aside(folder, folder.parent)
+        return False
     if folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and not of our making; choose an empty --out")
     return False

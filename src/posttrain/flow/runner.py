@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.common.errors import PosttrainError, StoreError
-from posttrain.flow.artifact import Order, check_artifact, make, set_aside, tidy, unfinished, untidy
+from posttrain.flow.artifact import (
+    UNFINISHED,
+    Order,
+    check_artifact,
+    make,
+    set_aside,
+    tidy,
+    unfinished,
+    untidy,
+)
 from posttrain.flow.executors.local import Executor, LocalExecutor
 from posttrain.flow.handover import check_unchanged, describe_outside, resolve
 from posttrain.flow.plan import Planned, make_plan, needed_keys
@@ -130,7 +139,7 @@ def perform(job: Job, store: Store, say: Say) -> Done:
         found = None if job.force else _hit(planned, store, say, began)
         if found:
             return found
-        folder = _clear(job, store)
+        folder = _clear(job, store, say)
         resumed = unfinished(folder) is not None
         say(f"resuming in {folder}" if resumed else f"running ({planned.step.step.name})")
         manifest = make(folder, _order(planned, store, folder))
@@ -151,13 +160,15 @@ def _hit(planned: Planned, store: Store, say: Say, began: float) -> Done | None:
     return Done(planned.name, planned.key, folder, "hit", time.monotonic() - began, manifest["summary"])
 
 
-def _clear(job: Job, store: Store) -> Path:
+def _clear(job: Job, store: Store, say: Say) -> Path:
     """Where to make the artifact: in what a killed run left to resume, else in a place with nothing in it."""
     key = job.planned.key
     whole, partial = store.find(key), store.partial(key)
     if whole is not None:
         set_aside(whole, store.root)
     if partial is not None and (job.force or unfinished(partial) is None):
+        if not job.force:
+            say(f"what a run left in {partial} cannot be gone on with ({UNFINISHED} is missing or damaged)")
         set_aside(partial, store.root)
         partial = None
     return partial or store.folder(job.name, key)
