@@ -105,7 +105,7 @@ def _clear(folder: Path, key: str, force: bool) -> bool:
     if (folder / UNFINISHED).is_file() and (folder / STATE).is_dir():
         if not force:
             raise ConfigError(
-                f"{folder / UNFINISHED}, which says whose work was cut short there, is damaged, so nothing of "
+                f"{folder / UNFINISHED}, which says whose work was cut short, is damaged, so nothing of "
                 "it can be gone on with; choose another --out, or give --force to discard it"
             )
         set_aside(folder, folder.parent)
