@@ -275,6 +275,8 @@ def test_what_cannot_work_is_refused_before_it_runs(tmp_path, folder):
         ({"max_rollouts": 20}, "no multiple"),
         ({"confirm_rollouts": 4}, "less than rollouts"),
         ({"model": None}, "'model' is missing"),
+        ({"engine": {"name": "http", "base_url": "http://x", "model": "m"}}, "http gives texts"),
+        ({"engine": "vllm", "batch_tokens": 9}, "'batch_tokens' is set, and engine vllm takes none"),
     ]:
         with pytest.raises((ConfigError, ValidationError), match=told):
             configured(tmp_path, folder, **fields)

@@ -27,8 +27,6 @@ from posttrain.records import Prompt, Provenance, Response, Samples, row_id
 # Responses between two saved states: what a killed run loses at most. Seeds depend on it, so a change of it
 # is a new version of the step.
 _CHUNK = 1024
-# Fields that only some engines have a use for.
-_SOME = frozenset({"model", "precision", "batch_tokens", "device"})
 
 
 class SampleConfig(SamplingParams):
@@ -64,14 +62,8 @@ class SampleConfig(SamplingParams):
 
 
 def check_engine(cfg: SamplingParams, choice: EngineUse, model: ModelSpec | None) -> None:
-    """Raise ValueError where the engine lacks a field that it needs, or has no use for one that is set."""
-    engine = choice.engine
-    if "model" in engine.takes and model is None:
-        raise ValueError(f"'model' is missing: engine {choice.name} needs one")
-    idle = (cfg.model_fields_set & _SOME) - engine.takes
-    if idle:
-        raise ValueError(f"'{min(idle)}' is set, and engine {choice.name} takes none; leave it out")
-    engine.check(_params(cfg))
+    """Raise ValueError where the engine and the fields of `sample` do not go together."""
+    choice.check(cfg.model_fields_set, model, _params(cfg))
 
 
 def _params(cfg: SamplingParams) -> SamplingParams:

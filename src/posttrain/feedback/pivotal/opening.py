@@ -14,6 +14,7 @@ from posttrain.feedback.judge import Judge
 from posttrain.feedback.judge_use import account_of
 from posttrain.feedback.pivotal.grading import Grading, Question
 from posttrain.feedback.pivotal.roller import EngineRoller
+from posttrain.feedback.pivotal.step import gives_texts
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.records import Prompt, prompt_key
@@ -54,10 +55,7 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         job = Job(cfg.model, ctx.state / "replies", ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
         writer = cfg.engine.engine.open(job)
         if not isinstance(writer, TokenWriter):
-            raise ConfigError(
-                f"engine {cfg.engine.name} gives texts; pivotal continues answers token by token: use local "
-                "or vllm"
-            )
+            raise ConfigError(gives_texts(cfg.engine.name))
         prompts = []
         for number, (prompt, why) in enumerate(zip(distinct, writer.turned_away(distinct), strict=True), 1):
             if why:

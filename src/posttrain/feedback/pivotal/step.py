@@ -13,6 +13,7 @@ from posttrain.common.config import Config, DataRef, Runtime
 from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
 from posttrain.engines.engines import EngineField, read_engine
+from posttrain.engines.http import Http
 from posttrain.engines.protocol import BATCH_TOKENS, SamplingParams
 from posttrain.feedback.judge_use import JudgeField
 from posttrain.models.precision import Precision
@@ -66,9 +67,9 @@ class PivotalConfig(Config):
 
     @model_validator(mode="after")
     def _together(self) -> PivotalConfig:
-        engine = self.engine.engine
-        if "model" in engine.takes and self.model is None:
-            raise ValueError(f"'model' is missing: engine {self.engine.name} needs one")
+        if isinstance(self.engine.engine, Http):
+            raise ValueError(gives_texts(self.engine.name))
+        self.engine.check(self.model_fields_set, self.model, self.sampling)
         plain = SamplingParams()
         for name in ("n", "seed", "stop"):
             if getattr(self.sampling, name) != getattr(plain, name):
@@ -83,8 +84,12 @@ class PivotalConfig(Config):
             raise ValueError(f"max_rollouts ({self.max_rollouts}) is no multiple of rollouts")
         if self.confirm_rollouts < self.rollouts:
             raise ValueError(f"confirm_rollouts ({self.confirm_rollouts}) is less than rollouts")
-        engine.check(self.sampling)
         return self
+
+
+def gives_texts(engine: str) -> str:
+    """What to say of an engine that knows no token ids."""
+    return f"engine {engine} gives texts; pivotal continues answers token by token: use local or vllm"
 
 
 def run(cfg: PivotalConfig, ctx: StepContext) -> dict[str, Any]:
