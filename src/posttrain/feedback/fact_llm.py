@@ -18,6 +18,7 @@ from posttrain.engines.openai_client import ChatClient
 from posttrain.engines.server import Request, Server
 from posttrain.feedback.fact_grades import Grade, Graded, Grader, answerable, gradable
 from posttrain.feedback.judge import Account
+from posttrain.feedback.llm_rubric import marked, text_of
 from posttrain.records import Prompt, Response, row_id
 
 PLACES = ("question", "references", "response")
@@ -192,21 +193,13 @@ def template_of(template: str) -> str:
     return text
 
 
-def text_of(template: str) -> str:
-    """What stands in the file of that name; the text itself where there is none."""
-    try:
-        return Path(template).read_text("utf-8") if Path(template).is_file() else template
-    except (OSError, ValueError):  # a text too long or too odd for a path
-        return template
-
-
 def filled(template: str, prompt: Prompt, response: Response) -> str:
     """The question to the grader. What is graded stands between marks that it cannot well contain."""
     texts = {
         "question": prompt.text,
         "references": "\n".join(f"- {one}" for one in prompt.references) if answerable(prompt) else NOTHING,
-        "response": response.text.encode("utf-8", "replace").decode(),  # half a character cannot be sent
+        "response": response.text,
     }
     mark = row_id(texts)[:8]
-    marked = {name: f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts.items()}
-    return re.sub(r"\{(\w+)\}", lambda place: marked.get(place[1], place[0]), template)
+    places = {name: marked(name, text, mark) for name, text in texts.items()}
+    return re.sub(r"\{(\w+)\}", lambda place: places.get(place[1], place[0]), template)

@@ -101,7 +101,7 @@ def template_for(ask: Ask, template: str | None) -> str:
     if template is None:
         each = " with each answer" if ask == "compare" else ""
         return _JUDGE[ask] + _HOW.replace("{each}", each)
-    text = _read(template)
+    text = text_of(template)
     wanted = ("prompt", "response") if ask == "score" else ("prompt", *SIDES)
     missing = [name for name in (*wanted, "format") if "{" + name + "}" not in text]
     if missing:
@@ -119,9 +119,9 @@ def filled(
     names = ("response",) if ask == "score" else SIDES
     texts = [response.text for response in responses]
     mark = row_id(conversation(prompt), texts)[:8]
-    places = {name: _marked(name, text, mark) for name, text in zip(names, texts, strict=True)}
-    places |= {"prompt": _marked("prompt", conversation(prompt), mark)}
-    places |= {"reference": _marked("reference", prompt.reference or "", mark)}
+    places = {name: marked(name, text, mark) for name, text in zip(names, texts, strict=True)}
+    places |= {"prompt": marked("prompt", conversation(prompt), mark)}
+    places |= {"reference": marked("reference", prompt.reference or "", mark)}
     places |= {"rubric": "\n".join(_described(aspect) for aspect in rubric), "format": form(rubric, ask)}
     return re.sub(r"\{(\w+)\}", lambda found: places.get(found[1], found[0]), template)
 
@@ -174,12 +174,14 @@ def _described(aspect: Aspect) -> str:
     return f"- {aspect.name} ({aspect.low} to {aspect.high}): {aspect.description}"
 
 
-def _marked(name: str, text: str, mark: str) -> str:
+def marked(name: str, text: str, mark: str) -> str:
+    """A text between marks that it cannot well contain, where `mark` is a hash of what is marked."""
     whole = text.encode("utf-8", "replace").decode()  # half a character of a sampled text cannot be sent
     return f"<{name}-{mark}>\n{whole}\n</{name}-{mark}>"
 
 
-def _read(template: str) -> str:
+def text_of(template: str) -> str:
+    """What stands in the file of that name; the text itself where there is none."""
     try:
         return Path(template).read_text("utf-8") if Path(template).is_file() else template
     except (OSError, ValueError):  # a text too long or too odd for a path

@@ -11,9 +11,9 @@ from pydantic import field_validator
 from posttrain.common.config import Input
 from posttrain.common.step import StepContext
 from posttrain.feedback.fact_grades import ANSWERABLE
-from posttrain.feedback.fact_llm import text_of
 from posttrain.feedback.knowledge.asking import Asked, ask
 from posttrain.feedback.knowledge.probed import TAG
+from posttrain.feedback.llm_rubric import text_of
 from posttrain.formats.read import read_records
 from posttrain.records import Message, Prompt, Provenance, Response, prompt_key, row_id
 
