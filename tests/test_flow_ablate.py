@@ -157,6 +157,64 @@ def test_a_column_can_be_named_alone_in_lists_and_with_a_file() -> None:
     )
 
 
+def test_steps_that_a_value_names_are_those_of_the_column() -> None:
+    columns = '  columns: {all: , less: {without: demos, set: {dpo2.data: ["@sft", "@pairs2"]}}}\n'
+    found = {s.name: s.config for s in recipe(ROAD + 'table:\n  ablate: "@dpo2"\n' + columns).steps}
+    assert found["dpo2.less"].data == ("@sft.less", "@pairs2.less")
+    swapped = columns.replace("dpo2.data", "sft.data").replace("without: demos, ", "").replace('"@sft", ', "")
+    with_end = 'table:\n  ablate: "@dpo2"\n  keep: pairs2\n' + swapped
+    found = {s.name: s.config for s in recipe(ROAD + with_end).steps}
+    assert found["sft.less"].data == ("@pairs2",)
+    said = refused(ROAD + 'table:\n  ablate: "@dpo2"\n' + swapped)
+    assert "r.yaml:12: table.less.set: these steps need each other: " in said
+    assert "sft -> pairs2 -> sft (-> means needs)" in said
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("{without: pairs1}", "table.x: dpo1.data would be left with nothing"),
+        ("{without: [dpo1, pairs1]}", None),
+        ("{without: [dpo1], set: {pairs1.mark: 3}}", "nothing in this column is made from 'pairs1'"),
+        ("{set: {dpo2.rate: 2}}", None),
+        ("", "table.x: the same model as column 'all' (dpo2)"),
+    ],
+)
+def test_a_switch_that_changes_nothing_is_refused(column: str, said: str | None) -> None:
+    text = ROAD + f'table:\n  ablate: "@dpo2"\n  columns: {{all: , x: {column}}}\n'
+    if said is None:
+        recipe(text)
+    else:
+        assert said in refused(text)
+
+
+def test_what_is_left_out_is_not_kept_by_a_back_door() -> None:
+    road = ROAD.replace(
+        "demos: {do: make, text: D}", "raw: {do: make, text: D}\ndemos: {do: join, inputs: '@raw'}"
+    )
+    text = road + 'table:\n  ablate: "@dpo2"\n  keep: demos\n  columns: {all: , x: {without: raw}}\n'
+    assert "table.x.without: 'raw' would still be made use of, for demos (`keep`)" in refused(text)
+
+
+def test_a_road_that_ends_in_rows_is_refused_where_a_model_is_wanted() -> None:
+    road = "demos: {do: curate, source: d.jsonl}\n"
+    block = 'table: {ablate: "@demos", columns: {all: , x: {set: {demos.seed: 1}}}}\n'
+    score = 'score: {do: evaluate, model: "@table", tasks: [{name: heldout_loss, data: h.jsonl}]}\n'
+    with pytest.raises(ConfigError) as e:
+        check_recipe(parse_yaml(road + block + score, "r.yaml"), "r.yaml")
+    assert "r.yaml:3: score.model.x: '@demos.x': a model is wanted here, and `curate` makes none" in str(
+        e.value
+    )
+
+
+def test_each_verb_makes_a_model_or_none() -> None:
+    from posttrain.flow.verbs import NO_MODEL
+    from posttrain.flow.verbs import VERBS as REAL
+
+    assert REAL.keys() - NO_MODEL == {"train", "gate", "tokenizer"}
+    assert REAL.keys() >= NO_MODEL
+
+
 def test_overrides_and_parameters_reach_the_block() -> None:
     found = recipe(
         "params: {off: refusals}" + ROAD + TABLE.replace("[refusals, dpo1]}", '["${off}", dpo1]}'),

@@ -44,8 +44,6 @@ ATLAS = {
     "seed": 0,
     "n": 50,
     "split": "heldout",
-    "draw": 0,
-    "only": {},
     "areas": {"atlas": 1.0},
 }
 
@@ -67,15 +65,50 @@ def test_every_training_of_the_road_learns_from_clean_rows() -> None:
     assert configs["rl.decontaminate"]["data"] == "data/prompts.jsonl"
     assert configs["rl"]["online"]["prompts"] == "@rl.decontaminate"
     against = configs["dpo.decontaminate"]["against"]
-    assert sorted(against) == ["demos/heldout.jsonl", "held", "playground/prompts"]
-    assert against["demos/heldout.jsonl"] == "@demos/heldout.jsonl"
-    assert against["playground/prompts"] == ATLAS
-    assert configs["sft.decontaminate.no_more"]["data"] == ["@demos"]
-    assert configs["sft.no_more"]["data"] == "@sft.decontaminate.no_more"
+    assert against == {
+        "pair_accuracy": "@demos/heldout.jsonl",
+        "playground/atlas": against["playground/atlas"],
+        "judged": "data/held.jsonl",
+    }, "by the labels of the tasks"
+    assert against["playground/atlas"].items() >= ATLAS.items()
+    assert configs["sft.no_more.decontaminate"]["data"] == ["@demos"]
+    assert configs["sft.no_more"]["data"] == "@sft.no_more.decontaminate"
     assert configs["rl.no_dpo"]["online"]["prompts"] == "@rl.decontaminate", "shared: nothing differs"
     assert any("the rows of sft, dpo, rl are decontaminated against" in note for note in found.notes)
     names = [step.name for step in found.steps]
     assert names.index("sft.decontaminate") < names.index("sft")
+
+
+def test_rows_that_a_column_brings_along_and_those_of_a_mix_are_screened_too() -> None:
+    mixed = ROAD.replace(
+        "judge: {name: exact_match}}\n", "judge: {name: exact_match}, mix: {data: m.jsonl}}\n"
+    )
+    assert mixed != ROAD
+    block = BLOCK.replace(
+        "all: ,",
+        "all: , mine: {set: {sft.data: data/mine.jsonl, rl.online.prompts: p.jsonl}},"
+        " other: {set: {rl.online.mix.data: n.jsonl}},",
+    )
+    configs = plain(recipe(mixed + block + SCORE))
+    for step, where, rows in (
+        ("sft.mine", "data", "data/mine.jsonl"),
+        ("rl.mine", "prompts", "p.jsonl"),
+        ("rl", "mix", "m.jsonl"),
+        ("rl.other", "mix", "n.jsonl"),
+    ):
+        config = configs[step]
+        said = config["data"] if where == "data" else config["online"][where]
+        screen = said["data"] if where == "mix" else said
+        assert configs[screen.removeprefix("@")]["data"] == rows
+        assert len(configs[screen.removeprefix("@")]["against"]) == 3
+    assert configs["rl.other"]["online"]["prompts"] == "@rl.decontaminate"
+
+
+def test_a_folder_of_tasks_is_no_set_of_questions() -> None:
+    task = 'score: {do: evaluate, model: "@table", tasks: [{name: lm_eval/mine, include_path: tasks}]}\n'
+    found = recipe(ROAD + BLOCK + task)
+    assert not [name for name in plain(found) if "decontaminate" in name]
+    assert any("lm_eval/mine, which does not say what it asks" in note for note in found.notes)
 
 
 def test_fields_and_against_of_ones_own_or_not_at_all() -> None:
@@ -118,12 +151,13 @@ def test_two_blocks_over_one_road() -> None:
         SCORE + 'last: {do: evaluate, model: "@second", tasks: [{name: pair_accuracy, data: data/x.jsonl}]}\n'
     )
     both = plain(recipe(ROAD + BLOCK + other + score))
-    assert sorted(both["dpo.decontaminate"]["against"]) == [
-        "demos/heldout.jsonl",
-        "held",
-        "playground/prompts",
-        "x",
+    assert list(both["dpo.decontaminate"]["against"]) == [
+        *("pair_accuracy", "playground/atlas", "judged", "pair_accuracy~2")
     ]
+    own = "  decontaminate: {against: [data/x.jsonl, data/y.jsonl]}\n"
+    mixed = plain(recipe(ROAD + BLOCK + other + own + score))["dpo.decontaminate"]["against"]
+    assert [*mixed.values()][0::3] == ["@demos/heldout.jsonl", "data/x.jsonl"]
+    assert len(mixed) == 5
     with pytest.raises(ConfigError, match="on the road of another block that says otherwise"):
         recipe(ROAD + BLOCK + other + "  decontaminate: {n: 20}\n" + score)
 

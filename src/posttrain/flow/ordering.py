@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Sequence
 
 from posttrain.common.errors import ConfigError
@@ -16,14 +17,23 @@ def needs_of(step: FlatStep, names: Collection[str]) -> set[str]:
 
 def in_order(steps: Sequence[FlatStep]) -> list[FlatStep]:
     """After what each needs, and else as given. Raises ConfigError for steps that need each other."""
-    by_name = {step.name: step for step in steps}
-    left = {step.name: needs_of(step, by_name) for step in steps}
+    place = {step.name: i for i, step in enumerate(steps)}
+    left = [needs_of(step, place) for step in steps]
+    users: list[list[int]] = [[] for _ in steps]
+    for i, needs in enumerate(left):
+        for need in needs:
+            users[place[need]].append(i)
+    ready = [i for i, needs in enumerate(left) if not needs]
     done: list[FlatStep] = []
-    while left:
-        ready = next((name for name, needs in left.items() if not needs & left.keys()), None)
-        if ready is None:
-            circle = ", ".join(sorted(left))
-            raise ConfigError(f"{by_name[min(left)].places.at()}: these steps need each other: {circle}")
-        done.append(by_name[ready])
-        del left[ready]
+    while ready:
+        i = heapq.heappop(ready)
+        done.append(steps[i])
+        for user in users[i]:
+            left[user].discard(steps[i].name)
+            if not left[user]:
+                heapq.heappush(ready, user)
+    if len(done) < len(steps):
+        circle = sorted({step.name for step in steps} - {step.name for step in done})
+        at = steps[place[circle[0]]].places.at()
+        raise ConfigError(f"{at}: these steps need each other: {', '.join(circle)}")
     return done

@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from posttrain.common.config import Config, mistakes, nearest
 from posttrain.common.errors import ConfigError
 from posttrain.common.step import Step
+from posttrain.flow.asked import asked_of
 from posttrain.flow.columns import write_columns
 from posttrain.flow.inputs import inputs_of
 from posttrain.flow.overrides import parse_overrides
 from posttrain.flow.references import read_reference
 from posttrain.flow.repeats import write_out
-from posttrain.flow.screened import screen_rows
+from posttrain.flow.screened import SCREENS, screen_rows
 from posttrain.flow.source import Source, read_yaml
 from posttrain.flow.variants import FlatStep, tell_apart
-from posttrain.flow.verbs import VERBS, find_verb
+from posttrain.flow.verbs import NO_MODEL, VERBS, find_verb
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,18 @@ def check_recipe(
     written = write_out(source, parse_overrides(overrides))
     if not written.templates:
         raise ConfigError(f"{name}: no steps")
-    screened, screens = screen_rows(tell_apart(written), written.ablations, verbs)
-    flat, columns = write_columns(screened, written.ablations)
-    names = {step.name for step in flat}
+    apart = tell_apart(written)
+    columns = write_columns(apart, written.ablations)
+    screens: list[str] = []
+    flat = columns.steps
+    if SCREENS in verbs:
+        asked = {name: asked_of(name, apart, verbs) for name in written.ablations}
+        flat, screens = screen_rows(columns, written.ablations, asked)
+    kinds = {step.name: step.kind for step in flat}
     steps: list[RecipeStep] = []
     problems: dict[str, None] = {}
     for written_step in flat:
-        found = _check(written_step, names, verbs)
+        found = _check(written_step, kinds, verbs)
         if isinstance(found, RecipeStep):
             steps.append(found)
         else:
@@ -105,10 +111,10 @@ def check_recipe(
         raise ConfigError("\n".join(problems))
     order = [template.origin for template in written.templates]
     order += [step.origin for step in flat]
-    return Recipe(name, tuple(steps), (*_notes(steps, order), *columns, *screens))
+    return Recipe(name, tuple(steps), (*_notes(steps, order), *columns.notes, *screens))
 
 
-def _check(flat: FlatStep, names: set[str], verbs: Mapping[str, str]) -> RecipeStep | list[str]:
+def _check(flat: FlatStep, kinds: Mapping[str, Any], verbs: Mapping[str, str]) -> RecipeStep | list[str]:
     """The step with its config parsed, or what is wrong with it."""
     try:
         step = find_verb(flat.kind, verbs)
@@ -120,25 +126,30 @@ def _check(flat: FlatStep, names: set[str], verbs: Mapping[str, str]) -> RecipeS
         return [f"{flat.places.at(path)}: {flat.origin}: {text}" for path, text in mistakes(step.config, e)]
     except ConfigError as e:
         return [f"{flat.places.at()}: {flat.origin}: {e}"]
-    needs, problems = _check_references(flat, config, names)
+    needs, problems = _check_references(flat, config, kinds)
     return problems or RecipeStep(flat.name, flat.origin, step, config, tuple(needs))
 
 
-def _check_references(flat: FlatStep, config: Config, names: set[str]) -> tuple[list[str], list[str]]:
+def _check_references(
+    flat: FlatStep, config: Config, kinds: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The steps that a config names, and what is wrong with how it names them. kinds: each step's verb."""
     needs: dict[str, None] = {}
     problems: list[str] = []
     for leaf in inputs_of(config):
         if not leaf.value.startswith("@"):
             continue
         reference = read_reference(leaf.value)
-        known = reference is not None and reference.name in names
+        known = reference is not None and reference.name in kinds
         if leaf.kind is None:
             why = "this field takes no step; write the value itself" if known else ""
         elif reference is None:
             why = "no reference: write @step or @step/file" if leaf.kind else ""
         elif known:
             needs[reference.name] = None
-            why = ""
+            made = kinds[reference.name]
+            no_model = leaf.kind == "model" and not reference.file and made in NO_MODEL
+            why = f"a model is wanted here, and `{made}` makes none" if no_model else ""
         else:
             why = flat.unresolved.get(leaf.value, "")
         if why:

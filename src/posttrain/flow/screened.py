@@ -1,191 +1,167 @@
 """The rows that the columns of an `ablate:` block learn from, without what the block's evaluation asks.
 
-A column that has seen the questions would win for that alone. So before each training of the road stands a
+A column that has seen the questions would win for that alone. So before each training of the columns stands a
 step `decontaminate`, against the tasks of the `evaluate` steps that name the block, unless it says otherwise.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from posttrain.common.config import Config
 from posttrain.common.errors import ConfigError
 from posttrain.flow.ablate import Ablation
-from posttrain.flow.inputs import inputs_of
+from posttrain.flow.asked import Asked
+from posttrain.flow.columns import Columns
 from posttrain.flow.leave_out import TRAINS
-from posttrain.flow.ordering import needs_of
-from posttrain.flow.references import read_reference, references_in
+from posttrain.flow.ordering import in_order, needs_of
+from posttrain.flow.overrides import set_at
+from posttrain.flow.references import read_reference
+from posttrain.flow.source import Place
 from posttrain.flow.variants import FlatStep
-from posttrain.flow.verbs import find_verb
 
 SCREENS = "decontaminate"
-EVALUATES = "evaluate"
+# Where a training says what it learns from, and how the step that screens it is called.
+ROWS: Mapping[Place, str] = {
+    ("data",): SCREENS,
+    ("online", "prompts"): SCREENS,
+    ("online", "mix", "data"): f"{SCREENS}_mix",
+}
 
 
-@dataclass
-class _Asked:
-    """What an evaluation asks. against: sources of prompts, as a recipe writes them. unknown: the others."""
+@dataclass(frozen=True)
+class _Screen:
+    """What the rows of a training are kept from holding. block: that said so first. against: {name: source},
+    or what the block gives in place of it. fields: the others of the step.
+    """
 
-    against: list[Any] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    block: Ablation
+    against: Any
+    fields: Mapping[str, Any]
+
+    def and_for(self, other: _Screen, step: str) -> _Screen:
+        """One for two blocks. Raises ConfigError where they say otherwise."""
+        if self.fields != other.fields:
+            at = other.block.places.at(("decontaminate",))
+            raise ConfigError(
+                f"{at}: {other.block.name}.decontaminate: '{step}' is on the road of another block that says"
+                " otherwise; give both the same fields"
+            )
+        if isinstance(self.against, Mapping) and isinstance(other.against, Mapping):
+            both = Asked(dict(self.against))
+            for label, source in other.against.items():
+                both.add(label, source)
+            return replace(self, against=both.against)
+        known = _listed(self.against)
+        return replace(self, against=known + [one for one in _listed(other.against) if one not in known])
 
 
 def screen_rows(
-    steps: Sequence[FlatStep], blocks: Mapping[str, Ablation], verbs: Mapping[str, str]
+    columns: Columns, blocks: Mapping[str, Ablation], asked: Mapping[str, Asked]
 ) -> tuple[list[FlatStep], list[str]]:
-    """All steps, a `decontaminate` in front of each training of a block's road, and what `plan` says of it.
+    """All steps, a `decontaminate` before each training of a block's columns, and what `plan` says of it.
 
-    Rows that come from a `decontaminate` step of the recipe itself are left as they are.
+    asked: of each block, what its evaluations ask. Rows that come from a `decontaminate` step of the recipe
+    itself are left as they are.
     """
-    found = {step.name: step for step in steps}
-    screens: dict[str, FlatStep] = {}
+    steps = {step.name: step for step in columns.steps}
+    wanted: dict[str, _Screen] = {}
     notes: list[str] = []
     for name, block in blocks.items():
-        if block.decontaminate is False or SCREENS not in verbs:
-            continue
-        trains = [step for step in _behind(block, found) if step.kind == TRAINS and _rows(step.body)]
-        trains = [step for step in trains if step.name in screens or not _screened(step, found)]
-        if not trains:
+        trains = [step for step in _behind(block, columns, steps) if any(_unscreened(step, steps))]
+        if block.decontaminate is False or not trains:
             continue
         fields = {} if block.decontaminate is True else dict(block.decontaminate)
-        asked = _asked(name, steps, verbs, {step.name for step in trains})
-        against = _listed(fields.pop("against")) if "against" in fields else asked.against
+        found = asked[name].without_own(steps, {step.name for step in trains})
+        against = fields.pop("against", found.against)
         if not against:
             notes.append(
-                f"{name}: nothing to decontaminate against{''.join(f'; {u}' for u in asked.unknown)}"
+                f"{name}: nothing to decontaminate against{''.join(f'; {u}' for u in found.unknown)}"
             )
             continue
+        mine = _Screen(block, against, fields)
         for step in trains:
-            screens[step.name] = _screen(step, block, fields, against, screens.get(step.name), found)
-            found[step.name] = _learning_from(found[step.name], screens[step.name].name)
-        told = ", ".join(step.name for step in trains)
+            before = wanted.get(step.name)
+            wanted[step.name] = before.and_for(mine, step.name) if before else mine
+        told = ", ".join(dict.fromkeys(step.origin for step in trains))
         notes.append(f"{name}: the rows of {told} are decontaminated against {_words(against)}")
-        notes += [f"{name}: not decontaminated against {why}" for why in asked.unknown]
-    made = [new for step in steps for new in (*_one(screens.get(step.name)), found[step.name])]
-    return made, notes
+        notes += [f"{name}: not decontaminated against {why}" for why in found.unknown]
+    return _put_in(columns.steps, wanted, steps), notes
 
 
-def _one(step: FlatStep | None) -> tuple[FlatStep, ...]:
-    return () if step is None else (step,)
-
-
-def _behind(block: Ablation, steps: Mapping[str, FlatStep]) -> list[FlatStep]:
-    """The steps that the block's end is made from, itself included; none where it has no such end."""
+def _behind(block: Ablation, columns: Columns, steps: Mapping[str, FlatStep]) -> list[FlatStep]:
+    """The trainings that a block's columns, and its whole road, are made by."""
     end = read_reference(block.end)
-    waiting = [end.name] if end and end.name in steps else []
-    names: dict[str, None] = {}
+    waiting = [*columns.ends[block.name].values(), *([end.name] if end else [])]
+    names = set[str]()
     while waiting:
         name = waiting.pop()
         if name not in names:
-            names[name] = None
+            names.add(name)
             waiting += needs_of(steps[name], steps)
-    return [step for step in steps.values() if step.name in names]
+    return [step for step in steps.values() if step.name in names and step.kind == TRAINS]
 
 
-def _rows(body: Mapping[str, Any]) -> Any:
-    """What a training learns from: its rows, or the prompts it samples answers to."""
-    online = body.get("online")
-    return online.get("prompts") if isinstance(online, Mapping) else body.get("data")
-
-
-def _learning_from(step: FlatStep, name: str) -> FlatStep:
-    if isinstance(step.body.get("online"), Mapping):
-        body = {**step.body, "online": {**step.body["online"], "prompts": f"@{name}"}}
-    else:
-        body = {**step.body, "data": f"@{name}"}
-    return replace(step, body=body)
-
-
-def _screened(step: FlatStep, steps: Mapping[str, FlatStep]) -> bool:
-    """Whether all that a training learns from comes out of `decontaminate` steps already."""
-    found = [read_reference(one) if isinstance(one, str) else None for one in _listed(_rows(step.body))]
-    return all(one is not None and one.name in steps and steps[one.name].kind == SCREENS for one in found)
-
-
-def _screen(
-    step: FlatStep,
-    block: Ablation,
-    fields: Mapping[str, Any],
-    against: list[Any],
-    before: FlatStep | None,
-    steps: Mapping[str, FlatStep],
-) -> FlatStep:
-    """The step in front of a training; `before`: what another block has put there."""
-    if before is not None:
-        known = before.body["against"]
-        if {k: v for k, v in before.body.items() if k not in ("data", "against")} != fields:
-            raise ConfigError(
-                f"{block.places.at(('decontaminate',))}: {block.name}.decontaminate: '{step.name}' is on the "
-                "road of another block that says otherwise; give both the same fields"
-            )
-        more = [one for one in against if one not in known]
-        return replace(before, body={**before.body, "against": [*known, *more]})
-    name = f"{step.name}.{SCREENS}"
-    if name in steps:
-        raise ConfigError(
-            f"{steps[name].places.at()}: '{name}' is the name of the step that {block.name} puts there"
-        )
-    body = {"data": _rows(step.body), "against": against, **fields}
-    places = block.places.under("decontaminate")
-    return FlatStep(name, f"{step.origin}.{SCREENS}", SCREENS, body, places, step.unresolved)
-
-
-def _asked(
-    block: str, steps: Sequence[FlatStep], verbs: Mapping[str, str], trains: Collection[str]
-) -> _Asked:
-    """What the evaluations of a block ask, each source once, without what the road itself makes."""
-    asked = _Asked()
-    by_name = {step.name: step for step in steps}
-    for step in steps:
-        if step.kind != EVALUATES or all(one.parts[0] != block for one in references_in(step.body)):
+def _unscreened(step: FlatStep, steps: Mapping[str, FlatStep]) -> Iterator[Place]:
+    """Where a training names rows that do not come out of `decontaminate` steps already."""
+    for path in ROWS:
+        rows: Any = step.body
+        for key in path:
+            rows = rows.get(key) if isinstance(rows, Mapping) else None
+        if rows is None:
             continue
-        try:
-            config = find_verb(step.kind, verbs).config.model_validate(step.body)
-        except (ValidationError, ConfigError):
-            continue  # told where all steps are checked
-        for one in _of_tasks(config, asked.unknown):
-            reference = read_reference(one) if isinstance(one, str) else None
-            if reference and _made_from(reference.name, by_name, trains):
-                asked.unknown.append(f"{one}: the road itself makes it")
-            elif one not in asked.against:
-                asked.against.append(one)
-    return asked
+        named = [read_reference(one) if isinstance(one, str) else None for one in _listed(rows)]
+        if not all(
+            one is not None and one.name in steps and steps[one.name].kind == SCREENS for one in named
+        ):
+            yield path
 
 
-def _of_tasks(config: Config, unknown: list[str]) -> list[Any]:
-    """The data that the tasks name, and the prompts that they make themselves."""
-    found: list[Any] = []
-    leaves = [leaf for leaf in inputs_of(config) if leaf.path[0] == "tasks" and leaf.kind == "data"]
-    for i, use in enumerate(getattr(config, "tasks", ())):
-        named = [leaf.value for leaf in leaves if leaf.path[1] == str(i)]
-        asks = use.settings.asks() if hasattr(use.settings, "asks") else []
-        if not (named or asks):
-            unknown.append(f"{use.label}, which does not say what it asks: name it in `against`")
-        found += [*named, *(asks or ())]
-    return found
+def _put_in(
+    steps: Iterable[FlatStep], wanted: Mapping[str, _Screen], known: Mapping[str, FlatStep]
+) -> list[FlatStep]:
+    """All steps, those that are wanted among them; what is the same for two copies of a step is one."""
+    made: list[FlatStep] = []
+    same: dict[str, str] = {}
+    for step in steps:
+        body = copy.deepcopy(step.body)
+        for path in tuple(_unscreened(step, known)) if step.name in wanted else ():
+            screen = _screen(step, path, wanted[step.name], known)
+            sign = json.dumps([step.origin, ROWS[path], screen.body], sort_keys=True, default=str)
+            if sign not in same:
+                same[sign] = screen.name
+                made.append(screen)
+            set_at(body, path, f"@{same[sign]}", step.places.at())
+        made.append(replace(step, body=body))
+    return in_order(made) if wanted else made
 
 
-def _made_from(name: str, steps: Mapping[str, FlatStep], trains: Collection[str]) -> bool:
-    waiting, seen = [name], set[str]()
-    while waiting:
-        one = waiting.pop()
-        if one in trains:
-            return True
-        if one in steps and one not in seen:
-            seen.add(one)
-            waiting += needs_of(steps[one], steps)
-    return False
+def _screen(step: FlatStep, path: Place, screen: _Screen, known: Mapping[str, FlatStep]) -> FlatStep:
+    rows: Any = step.body
+    for key in path:
+        rows = rows[key]
+    name = f"{step.name}.{ROWS[path]}"
+    if name in known:
+        raise ConfigError(
+            f"{known[name].places.at()}: '{name}' is the name of the step that {screen.block.name} puts there"
+        )
+    body = {"data": rows, "against": screen.against, **screen.fields}
+    places = screen.block.places.under("decontaminate")
+    return FlatStep(name, f"{step.origin}.{ROWS[path]}", SCREENS, body, places, step.unresolved)
 
 
 def _listed(value: Any) -> list[Any]:
+    if isinstance(value, Mapping) and not {"name", "path"} & value.keys():
+        return list(value.values())
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _words(against: Sequence[Any]) -> str:
-    counts = Counter(str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in against)
-    return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in counts.items())
+def _words(against: Any) -> str:
+    if isinstance(against, Mapping) and not {"name", "path"} & against.keys():
+        return ", ".join(str(name) for name in against)
+    return ", ".join(
+        str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in _listed(against)
+    )

@@ -26,6 +26,14 @@ VERBS: Mapping[str, str] = {
     "report": "posttrain.report.page:STEP",
 }
 
+# Their output is no model: a field that takes one cannot open it.
+NO_MODEL = frozenset(
+    {
+        *("curate", "decontaminate", "sample", "choose", "probe", "bogus", "refusals", "judge", "pivotal"),
+        *("evaluate", "report"),
+    }
+)
+
 
 def find_verb(name: object, verbs: Mapping[str, str]) -> Step:
     """The step behind a verb. Raises ConfigError with the nearest verb for one that is not known."""
