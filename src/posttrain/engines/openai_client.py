@@ -109,7 +109,8 @@ class _Round:
 
     def __init__(self, client: ChatClient, openai: AsyncOpenAI, cache: OpenCache, bar: Bar) -> None:
         self.client, self.server, self.cache, self.bar = client, client.server, cache, bar
-        self.attempts = Attempts(openai, self.server.model, self.server.retries)
+        server = self.server
+        self.attempts = Attempts(openai, server.model, server.retries, server.timeout_s)
         self.meter = Meter(self.server.budget, cache.spent(client.payer))
         self.found: dict[str, Reply | NoReply] = {}
         self.answered = self.refused = 0

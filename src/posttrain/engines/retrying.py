@@ -31,10 +31,12 @@ class Refused(Exception):
 
 @final
 class Attempts:
-    """Sends requests, again where that may help. over: to be set when nothing is to be sent again."""
+    """Sends requests, again where that may help. timeout_s: seconds each may take, its answer included.
+    over: to be set when nothing is to be sent again.
+    """
 
-    def __init__(self, openai: AsyncOpenAI, model: str, retries: int) -> None:
-        self.openai, self.model, self.retries = openai, model, retries
+    def __init__(self, openai: AsyncOpenAI, model: str, retries: int, timeout_s: float) -> None:
+        self.openai, self.model, self.retries, self.timeout_s = openai, model, retries, timeout_s
         self.retried = 0
         self.over = asyncio.Event()
 
@@ -49,10 +51,10 @@ class Attempts:
                 return read_reply(await self._send(body))
             except openai.APIStatusError as e:
                 wait, what = _passing(e), _said(e)
+            except (TimeoutError, openai.APITimeoutError):
+                what = f"gave no whole answer within timeout_s, {self.timeout_s:g} s"
             except openai.APIConnectionError as e:
                 what = f"cannot be reached: {type(e.__cause__ or e).__name__}"
-                if isinstance(e, openai.APITimeoutError):
-                    what = "took longer than timeout_s"
             except Unreadable as e:
                 unreadable += 1
                 if unreadable > _UNREADABLE:
@@ -73,9 +75,11 @@ class Attempts:
 
     async def _send(self, body: Mapping[str, Any]) -> bytes:
         extra = {name: value for name, value in body.items() if name != "messages"}
-        raw = await self.openai.chat.completions.with_raw_response.create(
-            model=self.model, messages=body["messages"], extra_body=extra
-        )
+        # the client's own limit starts anew with every byte that comes
+        async with asyncio.timeout(self.timeout_s):
+            raw = await self.openai.chat.completions.with_raw_response.create(
+                model=self.model, messages=body["messages"], extra_body=extra
+            )
         return raw.http_response.content
 
 
