@@ -17,6 +17,8 @@ from posttrain.common.step import StepContext
 from posttrain.evaluation.summary import summarise
 from posttrain.evaluation.task import ModelKind, Outcome
 from posttrain.evaluation.tasks import TaskUse
+from posttrain.flow.recipe import check_recipe
+from posttrain.flow.source import parse_yaml
 from posttrain.report.evolution import evolution
 from posttrain.report.page import STEP, ReportConfig
 
@@ -196,6 +198,79 @@ def test_unknown_names_are_refused_with_the_nearest(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         report(score, tmp_path, asked)
+
+
+PLANNED = """
+sft: {do: train, method: {name: sft}, model: some/model, data: data/a.jsonl}
+dpo: {do: train, method: {name: dpo}, model: "@sft", data: data/b.jsonl}
+table: {ablate: "@dpo", decontaminate: false, columns: {before: {without: dpo}, after: }}
+score:
+  do: evaluate
+  model: MODELS
+  tasks: [{name: short_facts, label: facts, data: data/f.jsonl}, {name: playground/atlas, label: world}]
+page: {do: report, inputs: ["@score"], ablation: ASKED}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "said"),
+    [
+        (
+            '"@table"',
+            "{baseline: befor}",
+            "page.ablation.baseline: no column 'befor' in score (did you mean 'be",
+        ),
+        (
+            '"@table"',
+            "{watch: [aftr]}",
+            "page.ablation.watch: no column 'aftr' in score (did you mean 'after'?)",
+        ),
+        (
+            '"@table"',
+            "{metrics: {fact: [x]}}",
+            "metrics.fact: no task 'fact' in score (did you mean 'facts'?)",
+        ),
+        (
+            '"@table"',
+            "{metrics: {facts: [incorect]}}",
+            "no metric 'incorect' in facts (did you mean 'incorrect'?)",
+        ),
+        (
+            '"@table"',
+            "{fail_on_regression: [wrld/known]}",
+            "fail_on_regression: no task 'wrld/known' in score",
+        ),
+        (
+            '["@sft", "@dpo", "@sft"]',
+            "{baseline: sft 3}",
+            "no column 'sft 3' in score (did you mean 'sft 2'?)",
+        ),
+        ('"@dpo"', "true", "page.ablation: no evaluation among the inputs holds two models"),
+    ],
+)
+def test_what_the_table_will_not_hold_is_told_before_anything_runs(
+    models: str, asked: str, said: str
+) -> None:
+    text = PLANNED.replace("MODELS", models).replace("ASKED", asked)
+    with pytest.raises(ConfigError) as e:
+        check_recipe(parse_yaml(text, "r.yaml"), "r.yaml")
+    assert "r.yaml:9: page.ablation" in str(e.value)
+    assert said in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("models", "asked"),
+    [
+        (
+            '"@table"',
+            "{baseline: after, watch: [before], metrics: {facts: [f_score, finished], world: [declined]}}",
+        ),
+        ('"@table"', "{fail_on_regression: [facts, world/known]}"),
+        ('["@sft", "@dpo", "@sft"]', "{baseline: sft 2}"),
+    ],
+)
+def test_what_it_will_hold_or_only_the_run_can_tell_is_taken(models: str, asked: str) -> None:
+    check_recipe(parse_yaml(PLANNED.replace("MODELS", models).replace("ASKED", asked), "r.yaml"), "r.yaml")
 
 
 def test_without_being_asked_there_is_no_table(score: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,13 @@ class StepContext:
 class Step:
     """One verb. `run` writes into `ctx.out` and returns a JSON-able summary for the manifest.
 
-    version: raise it when the step's code changes what it produces; it is part of the key.
+    version: raise it when the step's code changes what it produces; it is part of the key. check: what is
+    wrong with a config beside those of all the steps behind it, {name: config}: (field, what and what to do)
+    each, told before anything runs.
     """
 
     name: str
     config: type[Config]
     run: Callable[[Any, StepContext], dict[str, Any]]
     version: int = 1
+    check: Callable[[Any, Mapping[str, Config]], Iterable[tuple[tuple[str, ...], str]]] | None = None

@@ -152,6 +152,10 @@ class TaskConfig(Config):
         """
         return []
 
+    def measures(self) -> frozenset[str] | None:
+        """The metrics that its outcomes name; None where that is known only once it has run."""
+        return None
+
     def applicable(self, kind: ModelKind) -> bool:
         """Whether a model of this kind can be asked at all."""
         return kind in self.kinds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,8 @@ def check_recipe(
             steps.append(found)
         else:
             problems.update(dict.fromkeys(found))
+    if not problems:
+        problems.update(dict.fromkeys(_beside_each_other(steps, {step.name: step for step in flat})))
     if problems:
         raise ConfigError("\n".join(problems))
     order = [template.origin for template in written.templates]
@@ -157,6 +159,22 @@ def _check_references(
                 f"{flat.places.at(leaf.path)}: {flat.origin}.{'.'.join(leaf.path)}: '{leaf.value}': {why}"
             )
     return list(needs), problems
+
+
+def _beside_each_other(steps: Sequence[RecipeStep], written: Mapping[str, FlatStep]) -> Iterator[str]:
+    """What is wrong with a config beside those of the steps behind it."""
+    by_name = {step.name: step for step in steps}
+    for step in steps:
+        if step.step.check is None:
+            continue
+        behind, waiting = dict[str, Config](), list(step.needs)
+        while waiting:
+            need = by_name[waiting.pop()]
+            if need.name not in behind:
+                behind[need.name] = need.config
+                waiting += need.needs
+        for path, text in step.step.check(step.config, behind):
+            yield f"{written[step.name].places.at(path)}: {step.origin}.{'.'.join(path)}: {text}"
 
 
 def _notes(steps: list[RecipeStep], written: list[str]) -> list[str]:

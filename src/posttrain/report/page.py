@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +51,14 @@ def run(cfg: ReportConfig, ctx: StepContext) -> dict[str, Any]:
     return write_report(cfg, ctx.out)
 
 
-STEP = Step("report", ReportConfig, run, version=4)
+def check(cfg: ReportConfig, behind: Mapping[str, Config]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is asked for that the evaluations will not hold."""
+    from posttrain.report.asked_for import mistakes_of
+
+    return mistakes_of(cfg, behind)
+
+
+STEP = Step("report", ReportConfig, run, version=5, check=check)
 
 
 def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:

@@ -10,10 +10,15 @@ from posttrain.common.errors import ConfigError
 from posttrain.report.ablation_config import AblationConfig
 
 
+def lacks(what: str, name: str, valid: Sequence[str], where: str) -> str | None:
+    """What is wrong with a name that is not among `valid`, with the nearest; None for one that is."""
+    return None if name in valid else f"no {what} '{name}' in {where} ({nearest(name, list(valid))})"
+
+
 def check_name(what: str, name: str, valid: Sequence[str], where: str) -> None:
     """Raises ConfigError with the nearest for a name that is not among `valid`."""
-    if name not in valid:
-        raise ConfigError(f"ablation: no {what} '{name}' in {where} ({nearest(name, list(valid))})")
+    if wrong := lacks(what, name, valid, where):
+        raise ConfigError(f"ablation: {wrong}")
 
 
 def gains_and_losses(column: str, rows: Sequence[dict[str, Any]], baseline: str) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class ShortFacts(TaskConfig):
     group_by: str = ""
     cluster_by: str = ""
 
+    def measures(self) -> frozenset[str]:
+        return frozenset({*metrics_of(Graded("correct")), "finished"})
+
     def evaluate(self, ctx: EvalContext) -> list[Outcome]:
         """One outcome an answer; those to one prompt share a cluster. A prompt given twice is asked once."""
         grader = self.grader.open(ctx.account)
