@@ -93,6 +93,7 @@ def test_the_section_shows_p_along_the_answer(store: Path, tmp_path: Path):
     assert tokens[4]["title"].endswith("64 rollouts, 2 more not to be judged")
     assert "−0.58 [−0.70, −0.40]" in page.text
     assert "against 7 p after it 0.97 [0.87, 1.00], 128 rollouts" in " ".join(page.text.split())
+    assert "95 % intervals, right at" in " ".join(page.text.split())
     assert "5 searched, 3 too hard, 1 without a whole answer" in page.text
     assert "1 of 1 answer with a confirmed pivot" in " ".join(page.text.split())
     assert page.open == []

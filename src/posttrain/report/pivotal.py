@@ -33,7 +33,7 @@ def _view(artifact: Artifact) -> dict[str, Any]:
         "answers": [_answer(each) for each in found[:SHOWN]],
         "with_pivots": len(found),
         "of": len(answers),
-        "coverage": 1 - (number(artifact.config.get("error")) or 0.05),
+        "coverage": None if (error := number(artifact.config.get("error"))) is None else 1 - error,
     }
 
 

@@ -74,7 +74,8 @@ def differences(after: Sequence[bool], before: Sequence[bool]) -> Counts:
 def inside(counts: Counts, low: float, high: float, error: float) -> bool | None:
     """Whether a probability lies in [low, high]: True or False once that is clear, else None.
 
-    Each answer is wrong with probability at most `error`.
+    True is wrong with probability at most `error`; so is False by each end of the band, both of which err
+    only where the band is so narrow that either may.
     """
     enough = math.log(1 / error)
     if (low > 0 and against_at_least(counts, low, 1) >= enough) or (

@@ -142,7 +142,10 @@ def _unsettled(trial: Trial) -> bool:
 
 
 def _judge(trials: Sequence[Trial], claims: Claims) -> None:
-    """What is confirmed stays so: as wealths of others grow, e-BH only ever rejects more."""
+    """What is confirmed stays so, also where its wealth falls again. The bound holds all the same: each of
+    the k confirmed in the end had, when it was, a wealth of at least n / (k' error), where k' <= k of the n
+    were confirmed then; and at that moment, a stopping time, a false one's expected wealth is at most 1.
+    """
     paired = [trial for trial in trials if trial.candidate.other is not None]
     evidence = {id(trial): trial.evidence(claims) for trial in trials}
     for trial, found in zip(
