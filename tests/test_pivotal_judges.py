@@ -1,4 +1,4 @@
-"""The search with the judges it is made for, maths, short facts and code, on answers whose p(success) is known."""
+"""The search with the judges it is made for, maths, facts and code, on answers whose p(success) is known."""
 
 from __future__ import annotations
 
