@@ -80,3 +80,15 @@ def test_without_the_baseline_there_is_a_value_and_no_difference() -> None:
     cells = contrast({"b": column(GOOD)}, "a")
     assert cells["b"].value.mean == 1.0
     assert cells["b"].against is None
+
+
+def test_the_same_fall_everywhere_is_a_fall() -> None:
+    def level(value: float) -> list[Point]:
+        return [Point(f"i{i}", f"c{i}", value) for i in range(20)]
+
+    cells = contrast({"a": level(100.0), "b": level(0.0), "c": level(100.0)}, "a", amount=True)
+    assert [cells[name].verdict for name in "abc"] == [None, "worse", "same"]
+    cells = contrast({"a": level(3.0), "b": level(2.0)}, "a", amount=True, lower_is_better=True)
+    assert (cells["b"].verdict, cells["b"].best) == ("better", True)
+    alone = {name: [Point("i", "c", value)] for name, value in (("a", 3.0), ("b", 2.0))}
+    assert contrast(alone, "a", amount=True)["b"].verdict is None, "one prompt is no evidence"

@@ -183,6 +183,57 @@ def test_what_can_fail_it_is_asked_for(score: Path, tmp_path: Path, asked: Any, 
         report(score, tmp_path, asked)
 
 
+def _scored(folder: Path, values: dict[str, list[float | None]]) -> Path:
+    """An evaluation of models on one task, `style`, by the values of its items."""
+    made = write_artifact(folder / "score-99223344bbcc", "evaluate", {}, 3.0, {}, {})
+    results = {
+        (model, "style"): [outcome("style", i, {"obeyed": value}) for i, value in enumerate(some)]
+        for model, some in values.items()
+    }
+    lines = [{"model": m, "task": t, **vars(o)} for (m, t), some in results.items() for o in some]
+    write_lines(made / "results.jsonl", lines)
+    paths = {name: f"../{name}" for name in values}
+    summary = summarise(USES[2:], paths, dict.fromkeys(values, "policy"), results)
+    write_json(made / "summary.json", summary | {"seed": 0, "limit": None})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (
+            [None] * 20,
+            "dpo cannot be compared with sft on Style (style, obeyed): 20 of 20 items have no value",
+        ),
+        (
+            [1.0] * 17 + [None] * 3,
+            "3 of 20 items have no value in one of the two, more than max_missing (0.1)",
+        ),
+        ([0.0] * 20, "dpo is worse than sft on Style (style, obeyed): −100"),
+        ([1.0] * 18 + [None] * 2, None),
+    ],
+)
+def test_a_column_does_not_pass_by_what_nobody_knows_of_it(
+    tmp_path: Path, after: list[float | None], said: str | None
+) -> None:
+    made = _scored(tmp_path, {"sft": [1.0] * 20, "dpo": after})
+    if said is None:
+        report(made, tmp_path / "out", {"fail_on_regression": True})
+        return
+    with pytest.raises(TrainingError) as e:
+        report(made, tmp_path / "out", {"fail_on_regression": True})
+    assert said in str(e.value)
+    assert said in words((tmp_path / "out/report.html").read_text("utf-8"))
+
+
+def test_the_same_fall_of_a_score_on_every_item_fails_it(tmp_path: Path) -> None:
+    made = _scored(tmp_path, {"sft": [80.0] * 20, "dpo": [30.0] * 20})
+    with pytest.raises(TrainingError, match=r"dpo is worse than sft on Style .*: −50.*every cluster gave"):
+        report(made, tmp_path / "out", {"fail_on_regression": True})
+    report(made, tmp_path / "out2", True)
+    assert table(tmp_path / "out2")["said"][0]["kind"] == "loss"
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

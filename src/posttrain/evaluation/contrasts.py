@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from posttrain.evaluation.compare import LEVEL, Estimate, Point, difference, estimate
+from posttrain.evaluation.compare import LEVEL, NO_SPREAD, Estimate, Point, difference, estimate
 from posttrain.evaluation.summary import verdict
 
 
@@ -15,7 +15,8 @@ class Cell:
 
     value: over all its own items. against: less the baseline, on the items both have a value for, paired and
     clustered by prompt; None for the baseline itself, and where one of the two was not asked. verdict:
-    "better", "worse", "same", or None where there is no interval or neither direction is better.
+    "better", "worse", "same", or None where there is no interval or neither direction is better; where all
+    clusters gave one and the same difference there is none, and that difference decides.
     best: better than every other column, each paired interval leaving out zero.
     """
 
@@ -43,7 +44,7 @@ def contrast(
         found = None
         if name != baseline and baseline in columns:
             found = difference(columns[baseline], points, level, amount)
-        said = verdict(found, lower_is_better) if found is not None and directed else None
+        said = _said(found, lower_is_better) if found is not None and directed else None
         cells[name] = Cell(estimate(points, amount), found, said, name == best)
     return cells
 
@@ -61,6 +62,13 @@ def _best(
     first = (min if lower_is_better else max)(known, key=known.__getitem__)
     for other, points in columns.items():
         found = None if other == first else difference(points, columns[first], level, amount)
-        if found is not None and verdict(found, lower_is_better) != "better":
+        if found is not None and _said(found, lower_is_better) != "better":
             return None
     return first
+
+
+def _said(found: Estimate, lower_is_better: bool) -> str | None:
+    """As `verdict`, but that a fall by the same amount everywhere is no fall that nobody can be sure of."""
+    if found.method == NO_SPREAD:
+        found = replace(found, low=found.mean, high=found.mean)
+    return verdict(found, lower_is_better)

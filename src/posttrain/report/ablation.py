@@ -110,6 +110,7 @@ def _row(
         "unit": written.unit,
         "hint": "" if group else words(metric) + (", lower is better" if lower else ""),
         "lower_is_better": lower,
+        "directed": metric not in task["undirected"],
         "cells": [_cell(model, cells.get(model), written) for model in models],
     }
 

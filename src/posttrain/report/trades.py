@@ -50,14 +50,33 @@ def regressions(
     for label in sorted(labels):
         check_name("task", label, list(dict.fromkeys(_label(row) for row in rows)), where)
     for row in rows:
+        if _label(row) not in labels:
+            continue
         for cell in row["cells"]:
             watched = not cfg.watch or cell["column"] in cfg.watch
-            if _label(row) in labels and watched and cell["verdict"] == "worse":
-                change = cell["text"]["change"]
-                yield (
-                    f"{cell['column']} is worse than {baseline} on {row['name']} ({row['task']}, "
-                    f"{row['metric']}): {change['mean']} {change['interval']}, {change['basis']}"
-                )
+            why = _fails(cfg, row, cell, baseline) if watched and cell["column"] != baseline else None
+            if why:
+                yield f"{cell['column']} {why}"
+
+
+def _fails(cfg: AblationConfig, row: dict[str, Any], cell: dict[str, Any], baseline: str) -> str | None:
+    """Why a column fails the step in one row: it is worse there, or nobody can tell whether it is."""
+    found, on = cell.get("against"), f"on {row['name']} ({row['task']}, {row['metric']})"
+    if found is None or not row["directed"]:  # one of the two cannot be asked, or no change of it is worse
+        return None
+    items = found["n"] + found["missing"]
+    if found["missing"] > cfg.max_missing * items:
+        return (
+            f"cannot be compared with {baseline} {on}: {found['missing']} of {items} items have no value in "
+            f"one of the two, more than max_missing ({cfg.max_missing:g}) allows"
+        )
+    if cell["verdict"] is None:
+        return f"cannot be compared with {baseline} {on}: {found['method']}"
+    if cell["verdict"] == "worse":
+        change = cell["text"]["change"]
+        said = f"{change['mean']} {change['interval']}".rstrip()
+        return f"is worse than {baseline} {on}: {said}, {change['basis']}"
+    return None
 
 
 def _label(row: dict[str, Any]) -> str:
