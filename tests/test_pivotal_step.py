@@ -289,6 +289,15 @@ def test_what_cannot_work_is_refused_before_it_runs(tmp_path, folder):
         run(tmp_path, short, "long")
 
 
+def test_a_prompt_that_stands_twice_is_searched_once_at_its_first_place(tmp_path, folder):
+    cfg = configured(tmp_path, folder, limit=2, rollouts=2, max_rollouts=2, confirm_rollouts=2)
+    rows = [PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[0].model_copy(), PROMPTS[1]]
+    write_records(tmp_path / "prompts.jsonl", rows)
+    summary = run(tmp_path, cfg)
+    assert [line["id"] for line in lines(tmp_path / "out/questions.jsonl")] == ["q0", "q1"]
+    assert summary["repeated_prompts"] == 2
+
+
 def test_a_search_in_which_nothing_could_be_graded_fails_and_says_why(tmp_path, folder):
     cfg = configured(tmp_path, folder, judge={"name": "exact_match"})  # the prompts have no references
     with pytest.raises(

@@ -47,7 +47,10 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         )
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
-        distinct = list({prompt_key(row): row for row in reversed(rows)}.values())[::-1]
+        first: dict[str, Prompt] = {}
+        for row in rows:
+            first.setdefault(prompt_key(row), row)
+        distinct = list(first.values())
         repeated = len(rows) - len(distinct)
         distinct = distinct[: cfg.limit]
         rejects.kept = len(distinct)

@@ -130,4 +130,4 @@ def run(cfg: PivotalConfig, ctx: StepContext) -> dict[str, Any]:
     } | cost_of(world.roller.grading.judge, pairs)
 
 
-STEP = Step("pivotal", PivotalConfig, run, version=1)
+STEP = Step("pivotal", PivotalConfig, run, version=2)
