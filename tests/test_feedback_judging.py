@@ -18,6 +18,7 @@ from posttrain.common.step import StepContext
 from posttrain.feedback import judging
 from posttrain.feedback.judge import Preference, Verdict
 from posttrain.feedback.judging import STEP, JudgeConfig
+from posttrain.feedback.maths.judge import Maths
 from posttrain.feedback.pairing import Candidate, by_preference, by_score
 from posttrain.formats.write import write_records
 from posttrain.records import (
@@ -162,6 +163,19 @@ def test_nothing_that_is_no_preference_becomes_one(tmp_path):
         "identical": 2,
         "unpaired": 5,
         "no_answer_reasons": {"puzzled": 2},
+    }
+
+
+def test_reasons_are_counted_without_the_answers_they_quote(tmp_path):
+    rows = []
+    for i in range(8):
+        row = samples(f"q{i}", f"The answer is not {i}, is it.", f"The answer is {i} m.", f"{i} km")
+        prompt = row.prompt.model_copy(update={"reference": f"{i} km"})
+        rows.append(row.model_copy(update={"prompt": prompt}))
+    summary, made = run(tmp_path, rows, Maths(), to="ratings")
+    assert summary["no_answer_reasons"] == {
+        "the answer cannot be read as mathematics": 8,
+        "units differ, 'km' and 'meter'": 8,
     }
 
 

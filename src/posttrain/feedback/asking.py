@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from posttrain.feedback.best_of_n import best_index
@@ -13,7 +13,7 @@ from posttrain.feedback.pairing import Candidate, Group, Pair, by_preference, by
 from posttrain.feedback.position import count_orders
 from posttrain.feedback.verdict_rows import comparison, demonstration, rating
 from posttrain.feedback.verdicts import preference_by, preferences_of, score_by, verdicts_of
-from posttrain.feedback.verifiers import CUT_OFF
+from posttrain.feedback.verifiers import CUT_OFF, without_answer
 from posttrain.records import Row, row_id
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def ratings(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: Cou
             counts["cut_off"] += 1
         elif verdict.score is None:
             counts["no_answer"] += 1
-            counts[WHY + verdict.reason] += 1
+            counts.update(_whys([verdict.reason]))
         made.append(rating(group.prompt, i, candidate, verdict, cfg.judge.label))
     return made
 
@@ -49,7 +49,7 @@ def by_scoring(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts: 
         found = 0
         for aspect in cfg.aspects:
             mine = [score_by(verdict, aspect) for verdict in said]
-            counts.update(WHY + verdict.reason for verdict in mine if verdict.score is None)
+            counts.update(_whys(verdict.reason for verdict in mine if verdict.score is None))
             pairs = by_score(field, mine, cfg.pairs, cfg.min_gap, _rng(cfg, group), counts)
             made += _rows(cfg, group, pairs, aspect, counts)
             found += len(pairs)
@@ -63,7 +63,7 @@ def by_choosing(cfg: JudgeConfig, judge: Judge, groups: Sequence[Group], counts:
     (aspect,) = cfg.aspects
     for group, field, whole in _scored(cfg, judge, groups, counts):
         said = [score_by(verdict, aspect) for verdict in whole]
-        counts.update(WHY + verdict.reason for verdict in said if verdict.score is None)
+        counts.update(_whys(verdict.reason for verdict in said if verdict.score is None))
         counts["no_answer"] += sum(verdict.score is None for verdict in said)
         best = best_index(said, _rng(cfg, group))
         score = None if best is None else said[best].score
@@ -99,7 +99,7 @@ def by_comparing(
             mine = [preference_by(each, aspect) for each in said]
             for preference in mine:
                 count_orders(preference, counts, ("by_source", source_of(group)), ("by_aspect", aspect))
-            counts.update(WHY + each.reason for each in mine if each.probability is None)
+            counts.update(_whys(each.reason for each in mine if each.probability is None))
             if aspect in calibrated:
                 mine = [calibrated[aspect].of(each) for each in mine]
             sided = [
@@ -118,6 +118,11 @@ def source_of(group: Group) -> str:
     source = group.prompt.provenance.source
     file, _, line = source.rpartition(":")
     return file if line.isdigit() else source
+
+
+def _whys(reasons: Iterable[str]) -> Iterator[str]:
+    """What reasons for no answer are counted by."""
+    return (WHY + without_answer(reason) for reason in reasons)
 
 
 def _rows(

@@ -18,6 +18,7 @@ CUT_OFF = Verdict(None, "cut off")
 NO_REFERENCE = Verdict(None, "the prompt has no reference")
 NO_ANSWER = Verdict(None, "no answer found in the response")
 _TOLD = 200  # characters of an answer that a verdict repeats
+_ANSWERED = "answered '"
 _SPACE = re.compile(r"\s+")
 _WRAPPING = "\"'`“”‘’«»*_ "
 _CLOSING = ".!?,;:… "
@@ -119,7 +120,12 @@ def answered(said: str) -> str:
     """
     text = said.strip()
     shown = text if len(text) <= _TOLD else text[:_TOLD] + "…"
-    return f"answered '{shown.encode('utf-8', 'backslashreplace').decode()}'"
+    return f"{_ANSWERED}{shown.encode('utf-8', 'backslashreplace').decode()}'"
+
+
+def without_answer(reason: str) -> str:
+    """A verdict's reason without the answer that it quotes (`answered`): what reasons are counted by."""
+    return reason.partition(f": {_ANSWERED}")[0]
 
 
 def found_last(pattern: str | None, text: str) -> str | None:

@@ -5,8 +5,7 @@ rated, and kept only where attempts to answer them disagree.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,22 +16,26 @@ from posttrain.feedback.fact_grades import REFUSALS
 from posttrain.feedback.judge import spent_by
 from posttrain.feedback.judge_use import JudgeField, account_of
 from posttrain.feedback.knowledge.agreement import agreement
-from posttrain.feedback.knowledge.asking import Asked, ask, rejects_summary
+from posttrain.feedback.knowledge.asking import Asked, ask, check_draws, rejects_summary
 from posttrain.feedback.knowledge.bogus_rating import rated
-from posttrain.feedback.knowledge.bogus_writing import Candidate, Writer, given, written
-from posttrain.feedback.verifiers import compiled
+from posttrain.feedback.knowledge.bogus_writing import Candidate, Drop, Writer, given, written
+from posttrain.feedback.verifiers import compiled, without_answer
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.formats.write import write_records
 from posttrain.records import Prompt, Samples, prompt_key
 
 ATTEMPTS = "attempts.jsonl"
-Drop = Callable[[Candidate, str, str], None]
 
 
 class Attempts(Asked):
     """Who tries to answer, as of `sample`."""
 
     n: int = Field(8, ge=2)
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        check_draws(self)
+        return self
 
 
 class BogusConfig(Config):
@@ -90,7 +93,7 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
 
         def drop(candidate: Candidate, kind: str, why: str) -> None:
             counts[kind] += 1
-            whys.setdefault(kind, Counter())[why] += 1
+            whys.setdefault(kind, Counter())[without_answer(why)] += 1
             error = RowError("prompt", f"{kind.replace('_', ' ')}: {why}", by_choice=True)
             rejects.add(source, candidate.number, error, candidate.text)
 
@@ -104,6 +107,7 @@ def run(cfg: BogusConfig, ctx: StepContext) -> dict[str, Any]:
             found = rated(judge, cfg.judge.name, cfg.min_quality, found, ctx, drop)
             told |= {"judging_cost": spent} if (spent := spent_by(judge)) else {}
         kept, told["attempts"] = _disagreeing(cfg, ctx, found, drop)
+        rejects.tell(ctx.label)
     if not kept:
         top = "; ".join(_most(kind, whys[kind]) for kind in whys) or "it has no rows"
         raise DataError(

@@ -16,6 +16,7 @@ from posttrain.engines.protocol import Completion, Engine, SamplingParams
 from posttrain.feedback.pivotal.grading import Answer, Grader, Grading, Question
 from posttrain.feedback.pivotal.ledger import Ledger, shared_tokens
 from posttrain.feedback.pivotal.rollouts import Ask, Rollout
+from posttrain.feedback.verifiers import without_answer
 from posttrain.records import row_id
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class EngineRoller:
             why = [r.reason for r in rollouts if r.whole and r.reason]
             counts["cut_off"] += sum(not r.whole for r in rollouts)
             counts["no_answer"] += len(why)
-            counts.update(f"no_answer: {reason}" for reason in why)
+            counts.update(f"no_answer: {without_answer(reason)}" for reason in why)
             made.append(rollouts)
         return made
 
