@@ -172,7 +172,7 @@ def test_reasons_are_counted_without_the_answers_they_quote(tmp_path):
         row = samples(f"q{i}", f"The answer is not {i}, is it.", f"The answer is {i} m.", f"{i} km")
         prompt = row.prompt.model_copy(update={"reference": f"{i} km"})
         rows.append(row.model_copy(update={"prompt": prompt}))
-    summary, made = run(tmp_path, rows, Maths(), to="ratings")
+    summary, _ = run(tmp_path, rows, Maths(), to="ratings")
     assert summary["no_answer_reasons"] == {
         "the answer cannot be read as mathematics": 8,
         "units differ, 'km' and 'meter'": 8,
