@@ -82,6 +82,38 @@ def test_an_unknown_key_of_a_grader_is_told_with_that_graders_own_names():
         parse(ProbeConfig, {"prompts": "q.jsonl", "model": "m", "grader": grader}, "t")
 
 
+@pytest.mark.parametrize(
+    ("grader", "said"),
+    [
+        ("rul", "'grader': no grader named 'rul' (did you mean 'rule'?)"),
+        ({"name": "chek"}, "no grader named 'chek' (did you mean 'check'?)"),
+        (
+            {"within": True},
+            "a grader is a name or a mapping with a 'name' (rule, llm, check), got {'within': True}",
+        ),
+    ],
+)
+def test_a_grader_that_is_none_is_told_with_the_nearest(grader, said):
+    from posttrain.evaluation.tasks import read_task
+
+    with pytest.raises(ConfigError) as e:
+        parse(ProbeConfig, {"prompts": "q.jsonl", "model": "m", "grader": grader}, "t")
+    assert said in str(e.value)
+    with pytest.raises(ValueError, match="grader"):
+        read_task({"name": "short_facts", "data": "q.jsonl", "grader": grader})
+
+
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"top_k": 1}])
+def test_one_answer_ten_times_is_no_ten_draws(greedy):
+    with pytest.raises(ConfigError, match="gives 10 times the same answer"):
+        parse(ProbeConfig, {"prompts": "q.jsonl", "model": "m", **greedy}, "t")
+    parse(ProbeConfig, {"prompts": "q.jsonl", "model": "m", "n": 1, **greedy}, "t")
+    from posttrain.feedback.knowledge.bogus import BogusConfig
+
+    with pytest.raises(ConfigError, match="gives 8 times the same answer"):
+        parse(BogusConfig, {"candidates": "c.jsonl", "attempts": {"model": "m", **greedy}}, "t")
+
+
 def test_grades_become_states():
     assert state_of(Graded("correct")) == "right"
     assert state_of(Graded("incorrect")) == "wrong"
@@ -97,6 +129,8 @@ def test_nothing_answers_a_question_about_nothing():
     items = [(bogus, Response(text=text, token_ids=(5,), finish="stop")) for text in said]
     grades = [g.grade for g in RuleGrader(answer=r"is (\w+)").open().grade(items)]
     assert grades == ["incorrect", "not_attempted", "not_attempted", "incorrect"]
+    odd = ask(1, answerable="no")  # a row that has an answer all the same
+    assert RuleGrader().open().grade([(odd, Response(text="Paris"))])[0].grade == "incorrect"
     plain = ask(1, reference=None)
     assert RuleGrader().open().grade([(plain, items[0][1])])[0].grade is None
 

@@ -168,11 +168,24 @@ def test_a_refusal_says_what_it_does_not_know(probe, tmp_path):
     teach(tmp_path / "out", probe, bogus=str(tmp_path / "bogus.jsonl"), **named)
     texts = [row.response.text for row in read_records(tmp_path / "out", Demonstration)][1:]
     assert texts == [f"The thing {i} is not known." for i in (2, 4, 10)]
-    some = teach(tmp_path / "s", probe, refusals=["Not {n}."], asks=r"(?P<n>[013])\?")
-    assert (some["answered"], some["refused"]) == (1, 0)  # questions 2 and 4 do not fit
+    some = teach(tmp_path / "s", probe, refusals=["Not {n}."], asks=r"(?P<n>[012])\?")
+    assert (some["answered"], some["refused"]) == (1, 1)  # question 4 does not fit
     assert sum("finds nothing" in why for why in some["left_out"]["reasons"]) == 1
     with pytest.raises(ConfigError, match="a place"):
         teach(tmp_path / "x", probe, refusals=["The {thing} is not known."])
+
+
+def test_an_expression_that_fits_no_question_fails_and_what_is_left_out_is_told(probe, tmp_path, capsys):
+    write_records(tmp_path / "bogus.jsonl", [ask(10, answerable="no")])
+    with pytest.raises(
+        DataError, match=r"asks: 'zzzz' finds nothing in any of the 3 questions that a refusal"
+    ):
+        teach(tmp_path / "none", probe, bogus=str(tmp_path / "bogus.jsonl"), asks="zzzz")
+    some = teach(tmp_path / "some", probe, bogus=str(tmp_path / "bogus.jsonl"), asks=r"[24]\?")
+    assert (some["answered"], some["refused"], some["bogus_refused"]) == (1, 2, 0)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("t: 3 rows left out: ")
+    assert "1 × 'messages': 'asks' finds nothing in the question" in told
 
 
 def test_the_models_own_tokens_are_what_is_trained_on(probe, tmp_path):
@@ -271,7 +284,7 @@ def quality(prompt, response):
     return Quality().score([(prompt, response)])[0].score
 
 
-def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_path, monkeypatch):
+def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_records(tmp_path / "q.jsonl", [ask(i, knowledge="usually") for i in range(8)])
     out = tmp_path / "out"
@@ -304,6 +317,7 @@ def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_
     }
     assert said["no_rating_reasons"] == {"test_knowledge_rows:quality gave no answer": 1}
     assert again["rows"] == 1
+    assert "t: 7 rows left out: 2 × 'prompt': repeated; " in capsys.readouterr().err
     (row,) = read_records(out, Prompt)
     assert row.text == "What is bogus 0?"
     assert row.reference is None

@@ -85,6 +85,7 @@ def run(cfg: SampleConfig, ctx: StepContext) -> dict[str, Any]:
         rejects.check(cfg.max_rejected)
         lines = _answered(cfg, ctx, writer, [prompt for _, prompt in asked])
         samples, missing = _collect(asked, lines, cfg.prompts, rejects)
+    rejects.tell(ctx.label)
     rejects.check(cfg.max_rejected)
     if not samples:
         raise DataError(f"{cfg.prompts}: not one answer to {len(asked)} prompts; see rejected.jsonl")

@@ -81,7 +81,7 @@ def run(cfg: EvaluateConfig, ctx: StepContext) -> dict[str, Any]:
     return _for_manifest(summary)
 
 
-STEP = Step("evaluate", EvaluateConfig, run, version=3)
+STEP = Step("evaluate", EvaluateConfig, run, version=4)
 
 
 def named_models(model: str | tuple[str, ...] | Mapping[str, str]) -> dict[str, str]:

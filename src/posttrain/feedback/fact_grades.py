@@ -104,9 +104,10 @@ class RuleOpened:
     def _graded(self, prompt: Prompt, response: Response) -> Graded:
         refusal = refuses(response.text, self.cfg.refusals)
         said = found_last(self.cfg.answer if answerable(prompt) else None, response.text)
+        right = prompt.references if answerable(prompt) else ()
         if said is not None:
-            whole = matching(said, prompt.references)
-            found = whole or matching(said, prompt.references, self.cfg.within)
+            whole = matching(said, right)
+            found = whole or matching(said, right, self.cfg.within)
             if found is not None and (whole is not None or refusal is None):
                 return Graded("correct", f"is '{found}'")
             if found is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
-
-from pydantic import BeforeValidator, Field
+from typing import ClassVar
 
 from posttrain.common.config import DataRef
 from posttrain.common.errors import PosttrainError
@@ -13,17 +11,11 @@ from posttrain.evaluation.answered import answered
 from posttrain.evaluation.items import group_of
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.feedback.fact_grades import Graded, RuleGrader
-from posttrain.feedback.fact_llm import LlmGrader
-from posttrain.feedback.knowledge.check import CheckGrader
+from posttrain.feedback.knowledge.graders import GraderField
 from posttrain.records import Prompt, Response, prompt_key
 
 CLASSES = ("correct", "incorrect", "not_attempted")
 NO_ROOM = Graded(None, "no room for an answer", asked=False)
-
-
-def _named(value: Any) -> Any:
-    """A grader by its name alone."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 class ShortFacts(TaskConfig):
@@ -49,9 +41,7 @@ class ShortFacts(TaskConfig):
     undirected: ClassVar[frozenset[str]] = frozenset({"not_attempted"})
 
     data: DataRef
-    grader: Annotated[
-        RuleGrader | LlmGrader | CheckGrader, Field(discriminator="name"), BeforeValidator(_named)
-    ] = RuleGrader()
+    grader: GraderField = RuleGrader()
     sampling: SamplingParams | None = None
     group_by: str = ""
     cluster_by: str = ""

@@ -46,6 +46,15 @@ class Asked(SamplingParams):
         return SampleConfig(prompts=prompts, max_rejected=1.0, **given)
 
 
+def check_draws(params: SamplingParams) -> None:
+    """Raise ValueError for several answers of which all are the likeliest one: they are no draws, and what is
+    reckoned from how often they are right, or agree, would be sure of one answer.
+    """
+    if params.n > 1 and (params.temperature == 0 or params.top_k == 1):
+        what = "temperature: 0" if params.temperature == 0 else "top_k: 1"
+        raise ValueError(f"{what} gives {params.n} times the same answer; raise it, or give n: 1")
+
+
 def ask(asked: Asked, prompts: Sequence[Prompt], ctx: StepContext, name: str) -> tuple[list[Samples], Any]:
     """The answers to the prompts, and what `sample` tells of them. A prompt without any answer has no row.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from posttrain.common.chunks import in_chunks
 from posttrain.common.errors import ConfigError
 from posttrain.common.step import StepContext
 from posttrain.feedback.judge import Judge, PairJudge
-from posttrain.feedback.knowledge.bogus_writing import REAL, TEMPLATE, Candidate, request
+from posttrain.feedback.knowledge.bogus_writing import REAL, TEMPLATE, Candidate, Drop, request
 from posttrain.feedback.verdicts import verdicts_of
 from posttrain.records import Message, Prompt, Provenance, Response
 
@@ -27,7 +27,7 @@ def rated(
     least: float,
     candidates: Sequence[Candidate],
     ctx: StepContext,
-    drop: Callable[[Candidate, str, str], None],
+    drop: Drop,
 ) -> list[Candidate]:
     """Those that the judge scores `least` or more, as responses to the request to write them (`judged`).
 

@@ -7,9 +7,9 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
 from posttrain.common.chunks import in_chunks
 from posttrain.common.errors import DataError, PosttrainError
@@ -18,10 +18,10 @@ from posttrain.common.step import Step, StepContext
 from posttrain.engines import sample
 from posttrain.engines.sample import SampleConfig
 from posttrain.feedback.fact_grades import ANSWERABLE, Graded, Grader, RuleGrader, answerable
-from posttrain.feedback.fact_llm import LlmGrader
 from posttrain.feedback.judge import Paid
 from posttrain.feedback.judge_use import account_of
-from posttrain.feedback.knowledge.check import CheckGrader
+from posttrain.feedback.knowledge.asking import check_draws
+from posttrain.feedback.knowledge.graders import GraderField
 from posttrain.feedback.knowledge.posterior import Thresholds, believe
 from posttrain.feedback.knowledge.probed import PROBE, STATES, TAG, Probed, state_of
 from posttrain.formats.read import read_records
@@ -32,27 +32,23 @@ from posttrain.records import Prompt, Samples, prompt_key
 _CHUNK = 256  # questions between two saved states of the grading
 
 
-def _named(value: Any) -> Any:
-    """A grader by its name alone."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-GraderField = Annotated[
-    RuleGrader | LlmGrader | CheckGrader, Field(discriminator="name"), BeforeValidator(_named)
-]
-
-
 class ProbeConfig(SampleConfig, Thresholds):
     """Who is asked what and how often, as of `sample`; what counts as right; and, as of `Thresholds`, when a
     question is known.
 
-    prompts: questions with reference answers. grader: `rule`, or `{name: rule | llm | check, …}`, as of the
-    task short_facts; `check` asks a server only where the rule cannot tell.
+    prompts: questions with reference answers. n: answers a question, each drawn by itself, so not greedy.
+    grader: `rule`, or `{name: rule | llm | check, …}`, as of the task short_facts; `check` asks a server only
+    where the rule cannot tell.
     """
 
     n: int = Field(10, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     grader: GraderField = RuleGrader()
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        check_draws(self)
+        return self
 
 
 def run(cfg: ProbeConfig, ctx: StepContext) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def run(cfg: ProbeConfig, ctx: StepContext) -> dict[str, Any]:
     return _summary(probed) | {"tokens": sampled["tokens"]} | paid | {"sampling": sampled}
 
 
-STEP = Step("probe", ProbeConfig, run, version=1)
+STEP = Step("probe", ProbeConfig, run, version=2)
 
 
 def _check_gradable(path: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,22 +16,13 @@ from posttrain.common.errors import DataError
 from posttrain.common.step import Step, StepContext
 from posttrain.feedback.knowledge.asking import rejects_summary
 from posttrain.feedback.knowledge.posterior import Knowledge
-from posttrain.feedback.knowledge.probed import PROBE, Probed, State, read_probe
+from posttrain.feedback.knowledge.probed import PROBE, Probed, read_probe
+from posttrain.feedback.knowledge.refusal_rows import PLACE, demonstration, refusal_to, rows_of
 from posttrain.feedback.verifiers import compiled
 from posttrain.formats.read import read_records
 from posttrain.formats.rejects import Rejects, RowError
 from posttrain.formats.write import write_records
-from posttrain.records import (
-    Comparison,
-    Demonstration,
-    Prompt,
-    Provenance,
-    Response,
-    Row,
-    Samples,
-    prompt_key,
-    row_id,
-)
+from posttrain.records import Demonstration, Prompt, Row, prompt_key
 
 REFUSALS = (
     "I do not know.",
@@ -41,7 +32,6 @@ REFUSALS = (
 )
 
 NOTHING = "'asks' finds nothing in the question"
-PLACE = re.compile(r"\{(\w+)\}")
 
 # What the rows of each kind teach, as the summary counts them.
 _KINDS = {
@@ -99,24 +89,35 @@ class RefusalsConfig(Config):
 
 
 def run(cfg: RefusalsConfig, ctx: StepContext) -> dict[str, Any]:
-    """Write `rows.jsonl`, and `rejected.jsonl` with the questions that gave no row and why."""
+    """Write `rows.jsonl`, and `rejected.jsonl` with the questions that gave no row and why.
+
+    Raises DataError where no row came of it, or `asks` fits none of the questions that a refusal is for.
+    """
     rows: list[Row] = []
     counts: Counter[str] = Counter(dict.fromkeys(_KINDS[cfg.to], 0))
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         for number, (samples, probed) in enumerate(read_probe(cfg.probe), 1):
-            made = list(_rows(cfg, samples, probed))
+            made = list(rows_of(cfg, samples, probed))
             rows += [row for _, row in made]
             counts.update(kind for kind, _ in made)
             if not made:
                 error = RowError("knowledge", _why(cfg, probed), by_choice=True)
                 rejects.add(f"{cfg.probe}/{PROBE}", number, error, probed.model_dump(mode="json"))
         for number, prompt in enumerate(_bogus(cfg, rows), 1):
-            refusal = _refusal(cfg, prompt)
+            refusal = refusal_to(cfg, prompt)
             if refusal is None:
-                rejects.add(cfg.bogus or "", number, RowError("messages", NOTHING), prompt.text)
+                error = RowError("messages", NOTHING, by_choice=True)
+                rejects.add(cfg.bogus or "", number, error, prompt.text)
                 continue
-            rows.append(_demonstration(cfg, prompt, refusal, "bogus", prompt.provenance.id))
+            rows.append(demonstration(cfg, prompt, refusal, "bogus", prompt.provenance.id))
             counts["bogus_refused"] += 1
+        rejects.tell(ctx.label)
+    unfit = sum(n for why, n in rejects.choices.items() if why.endswith(NOTHING))
+    if unfit and not counts.total() - counts["answered"]:
+        raise DataError(
+            f"asks: {cfg.asks!r} finds nothing in any of the {unfit} questions that a refusal is for, so no "
+            f"row would teach one; mend the expression, or leave it out. The questions: {rejects.path}"
+        )
     if not rows:
         raise DataError(f"{cfg.probe}: not one of the {cfg.to} came of it: {dict(rejects.choices)}")
     write_records(ctx.out / "rows.jsonl", rows)
@@ -147,26 +148,6 @@ def _bogus(cfg: RefusalsConfig, answered: Iterable[Row]) -> list[Prompt]:
     return prompts
 
 
-def _rows(cfg: RefusalsConfig, samples: Samples, probed: Probed) -> Iterator[tuple[str, Row]]:
-    """(what it teaches, row) of one question."""
-    prompt, refusal = samples.prompt, _refusal(cfg, samples.prompt)
-    right, wrong = (_drawn(cfg, samples, probed, state) for state in ("right", "wrong"))
-    if cfg.to == "comparisons":
-        if refusal is None:
-            return
-        if probed.knowledge in cfg.prefer_answer:
-            for answer in right:
-                yield "answer_preferred", _comparison(samples, probed, answer, refusal)
-        if probed.knowledge in cfg.prefer_refusal:
-            for answer in wrong:
-                yield "refusal_preferred", _comparison(samples, probed, refusal, answer)
-    elif probed.knowledge == "usually":
-        for answer in right:
-            yield "answered", _demonstration(cfg, prompt, answer, probed.knowledge, probed.samples, samples)
-    elif probed.knowledge == "rarely" and refusal is not None:
-        yield "refused", _demonstration(cfg, prompt, refusal, probed.knowledge, probed.samples)
-
-
 def _why(cfg: RefusalsConfig, probed: Probed) -> str:
     used = {"usually", "rarely"} if cfg.to == "demonstrations" else {*cfg.prefer_answer, *cfg.prefer_refusal}
     if probed.knowledge not in used:
@@ -174,70 +155,3 @@ def _why(cfg: RefusalsConfig, probed: Probed) -> str:
     if cfg.asks is not None and re.search(cfg.asks, probed.question) is None:
         return NOTHING
     return f"{probed.knowledge} known, and no answer of the kind that is wanted was sampled"
-
-
-def _drawn(cfg: RefusalsConfig, samples: Samples, probed: Probed, state: State) -> list[Response]:
-    """The question's distinct answers of a state, at most `per_question`, drawn by the seed."""
-    found: dict[str, Response] = {}
-    for response, each in zip(samples.responses, probed.states, strict=True):
-        if each == state:
-            found.setdefault(response.text, response)
-    ranked = sorted(found, key=lambda text: row_id(cfg.seed, probed.key, text))
-    return [found[text] for text in ranked[: cfg.per_question]]
-
-
-def _refusal(cfg: RefusalsConfig, prompt: Prompt) -> Response | None:
-    """None where `asks` finds nothing in the question."""
-    found = re.search(cfg.asks, prompt.text) if cfg.asks is not None else None
-    if cfg.asks is not None and found is None:
-        return None
-    text = cfg.refusals[int(row_id("refusal", cfg.seed, prompt_key(prompt)), 16) % len(cfg.refusals)]
-    groups = found.groupdict("") if found else {}
-    return Response(text=PLACE.sub(lambda place: groups[place[1]], text))
-
-
-def _demonstration(
-    cfg: RefusalsConfig,
-    prompt: Prompt,
-    response: Response,
-    why: str,
-    parent: str,
-    samples: Samples | None = None,
-) -> Demonstration:
-    """samples: where the response is the model's own."""
-    return Demonstration(
-        provenance=Provenance(
-            id=row_id("refusals", parent, cfg.seed, response.text),
-            source=prompt.provenance.source,
-            licence=prompt.provenance.licence,
-            makers=prompt.provenance.makers | {"response": _maker(samples), "choice": why},
-            parents=(parent,),
-        ),
-        prompt=prompt,
-        response=response,
-    )
-
-
-def _comparison(samples: Samples, probed: Probed, chosen: Response, rejected: Response) -> Comparison:
-    sides = {"chosen": chosen, "rejected": rejected}
-    makers = {
-        side: _maker(samples if response in samples.responses else None) for side, response in sides.items()
-    }
-    origin = samples.prompt.provenance
-    return Comparison(
-        provenance=Provenance(
-            id=row_id("refusals", probed.samples, chosen.text, rejected.text),
-            source=origin.source,
-            licence=origin.licence,
-            makers=origin.makers | makers | {"preference": f"probe, {probed.knowledge}"},
-            parents=(probed.samples,),
-        ),
-        prompt=samples.prompt,
-        chosen=chosen,
-        rejected=rejected,
-        judge="probe",
-    )
-
-
-def _maker(samples: Samples | None) -> str:
-    return "refusal" if samples is None else samples.provenance.makers.get("response", samples.model)
