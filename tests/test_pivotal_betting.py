@@ -106,6 +106,14 @@ def test_intervals_hold_at_all_looks_at_once():
     assert interval({-1: 40, 0: 10}, -1, 1, 0.05)[1] < -0.4
 
 
+def test_each_end_of_an_interval_errs_in_half_of_the_cases_that_may():
+    # the ends are where the wealth of betting against them comes to 2 / error
+    for counts, low in (({1: 30, 0: 70}, 0), ({1: 30, 0: 50, -1: 20}, -1)):
+        least, most = interval(counts, low, 1, 0.05)
+        assert math.exp(against_at_most(counts, least, low)) == pytest.approx(2 / 0.05)
+        assert math.exp(against_at_least(counts, most, 1)) == pytest.approx(2 / 0.05)
+
+
 def test_e_bh_by_hand():
     # four hypotheses at 0.1: the k-th largest must reach 4 / (0.1 k) = 40, 20, 13.3, 10
     assert rejected([math.log(e) for e in (30, 25, 5, 1)], 0.1) == [True, True, False, False]
