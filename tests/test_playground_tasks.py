@@ -8,7 +8,7 @@ from posttrain.evaluation.task import EvalContext
 from posttrain.playground.areas import AREAS
 from posttrain.playground.question import spec_of
 from posttrain.playground.tasks import Arithmetic, Atlas, Everything, Format, Letters
-from posttrain.playground.world import build, rng_for
+from posttrain.playground.world import rng_for
 from posttrain.records import Response
 
 
@@ -25,10 +25,10 @@ class Scripted(EvalContext):
         return [(self._answer(prompt),) for prompt in prompts]
 
     def _answer(self, prompt):
-        seed, area, key = spec_of(prompt)
+        world, area, key = spec_of(prompt)
         if self.manner == "runs on":
             return Response(text="The capital", token_ids=(1,), finish="length")
-        text = AREAS[area].write(build(seed), key, self.manner, rng_for(key))
+        text = AREAS[area].write(world, key, self.manner, rng_for(key))
         return Response(text=text, token_ids=(1,), finish="stop")
 
 

@@ -6,17 +6,23 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from pydantic import ValidationError
 
 from posttrain.common.errors import ConfigError
-from posttrain.playground.sources import Corpus
+from posttrain.flow.inputs import plain
+from posttrain.playground.bogus import Bogus, Lookalikes
+from posttrain.playground.oracle import grade
+from posttrain.playground.sources import Corpus, Prompts
 from posttrain.playground.world import (
     GROUPS,
     KNOWN_AT_LEAST,
     RELATIONS,
     ZIPF,
     build,
+    named,
     split_of,
 )
+from posttrain.records import Response, row_id
 
 QUESTION = re.compile(r"(?:What is|Name|Tell me) the (?P<noun>[a-z ]+) of (?P<c>\w+)[?.]\n(?P<answer>.+)")
 ATLAS_ONLY = {"atlas": 1.0}
@@ -116,3 +122,53 @@ def test_the_split_is_by_what_is_asked_and_near_its_share():
     heldout = sum(split_of(0, "atlas", key) == "heldout" for key in keys) / len(keys)
     assert 0.2 < heldout < 0.4
     assert [split_of(0, "atlas", key) for key in keys] != [split_of(1, "atlas", key) for key in keys]
+
+
+def test_a_world_of_famous_countries_tells_of_them_as_they_are_known():
+    world = build(0, "countries")
+    by_country: dict[str, list[str]] = {}
+    for fact in world.facts.values():
+        by_country.setdefault(fact.country, []).append(fact.group)
+    counts = Counter(fact.group for fact in world.facts.values())
+    assert counts == {"known": 384, "rare": 128, "unknown": 128}
+    # Facts stand where their country does (0 to 1) plus up to 0.3: below 0.45 all are among the first 60 %
+    # of them, from 0.95 on none is.
+    ordered = [by_country[country] for country in world.countries]
+    assert {group for groups in ordered[:36] for group in groups} == {"known"}
+    assert "known" not in {group for groups in ordered[76:] for group in groups}
+    mixed = [groups for groups in ordered if len(set(groups)) > 1]
+    assert len(mixed) > 20  # so a country's name alone does not say what is known of it
+
+
+def test_a_world_is_found_again_by_its_name():
+    assert named("3") == build(3)
+    assert named("3/countries") == build(3, "countries")
+    assert named(build(2, "countries").name).fame == "countries"
+    with pytest.raises(ValueError, match="no world has the name '3/people'"):
+        named("3/people")
+
+
+def test_regions_part_the_countries_and_stand_on_every_question_about_them():
+    world = build(0, "countries")
+    sides = Counter(world.region(country) for country in world.countries)
+    assert min(sides.values()) > 30
+    south = list(
+        Prompts(n=60, areas=ATLAS_ONLY, fame="countries", split="heldout", only={"region": ("south",)}).rows()
+    )
+    south += [row.prompt for row in Lookalikes(n=20, fame="countries", region="south").rows()]
+    assert {world.region(p.tags["key"].partition("/")[2]) for p in south} == {"south"}
+    bogus = list(Bogus(n=20, fame="countries", region="south").rows())
+    assert {p.tags["region"] for p in [*south, *bogus]} == {"south"}
+    assert all(grade(p, Response(text=p.reference, finish="stop")).outcome == "correct" for p in south)
+    with pytest.raises(ValidationError, match="needs 'fame: countries'"):
+        Lookalikes(n=1, region="south")
+
+
+def test_what_there_was_before_famous_countries_keeps_its_rows_and_keys():
+    prompt = next(iter(Prompts(n=1, areas=ATLAS_ONLY).rows()))
+    assert prompt.tags["world"] == "0"
+    assert "region" not in prompt.tags
+    assert prompt.provenance.id == row_id("playground", 0, "atlas", prompt.tags["key"], prompt.text)
+    assert "fame" not in plain(Corpus(n=1), str)
+    assert plain(Corpus(n=1, fame="countries"), str)["fame"] == "countries"
+    assert "region" not in plain(Lookalikes(n=1, fame="countries"), str)

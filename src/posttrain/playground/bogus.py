@@ -5,17 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from posttrain.common.config import Config
+from posttrain.common.config import Runtime
 from posttrain.common.errors import ConfigError
 from posttrain.feedback.fact_grades import ANSWERABLE
 from posttrain.playground.areas import atlas
 from posttrain.playground.names import ENDINGS
 from posttrain.playground.question import Manner, Question
-from posttrain.playground.world import RELATIONS, Fact, Group, Split, World, build, rng_for, split_of
+from posttrain.playground.setting import Setting
+from posttrain.playground.world import (
+    RELATIONS,
+    Fact,
+    Fame,
+    Group,
+    Region,
+    Split,
+    World,
+    build,
+    rng_for,
+    split_of,
+)
 from posttrain.records import Demonstration, Prompt, Provenance, Response, row_id
 
 # No other prompt of the playground is put so: whoever refuses by the form alone is found out.
@@ -23,15 +35,32 @@ FORMS = ("Can you find the {noun} of {c}?", "Please look up the {noun} of {c}.")
 T = TypeVar("T")
 
 
-class Atlas(Config):
-    """What both sources have in common: seed, n, split and draw as in `playground/prompts`."""
+class Atlas(Setting):
+    """What both sources have in common: seed, fame, n, split and draw as in `playground/prompts`; region: of
+    the real country, all of them where it is not given.
+    """
 
     version: ClassVar[int] = 2  # part of a step's key: raise it when what is asked changes
 
-    seed: int = 0
     n: int = Field(ge=1)
     split: Split = "train"
     draw: int = 0
+    region: Annotated[Region | None, Runtime(unless="by_region")] = None
+
+    @property
+    def by_region(self) -> bool:
+        return self.region is not None
+
+    @model_validator(mode="after")
+    def _regions_mean_something(self) -> Atlas:
+        if self.by_region and not self.by_country:
+            raise ValueError(
+                "'region' is set, but needs 'fame: countries': else it says nothing of a question"
+            )
+        return self
+
+    def asks_of(self, world: World, country: str) -> bool:
+        return self.region is None or world.region(country) == self.region
 
     def drawn(self, name: str, every: list[T]) -> tuple[list[T], random.Random]:
         """`n` of all there are, without one twice. Raises ConfigError where there are not so many."""
@@ -49,11 +78,15 @@ class Bogus(Atlas):
     """
 
     def rows(self) -> Iterator[Prompt]:
-        world = build(self.seed)
-        names = [pair for pair in invented(self.seed) if split_of(self.seed, "bogus", pair[1]) == self.split]
+        world = self.world()
+        names = [
+            pair
+            for pair in invented(self.seed, self.fame)
+            if split_of(self.seed, "bogus", pair[1]) == self.split and self.asks_of(world, pair[0])
+        ]
         every = [(form, relation, *pair) for form in FORMS for relation in RELATIONS for pair in names]
         for form, relation, real, name in self.drawn("bogus", every)[0]:
-            tags = {"group": "bogus", "relation": relation, ANSWERABLE: "no"}
+            tags = {"group": "bogus", "relation": relation, ANSWERABLE: "no", **world.where(real)}
             fact = Fact(relation, name, "", "unknown", 0)
             prompt = asked(world, form, fact, "playground/bogus", tags)
             parent = asked(world, form, world.facts[f"{relation}/{real}"], "playground/lookalikes", {})
@@ -76,16 +109,16 @@ class Lookalikes(Atlas):
     complete: float = Field(0.5, ge=0, le=1)
 
     def rows(self) -> Iterator[Demonstration]:
-        world = build(self.seed)
+        world = self.world()
         facts = [
             fact
             for group in self.groups
             for fact in world.in_group(group)
-            if split_of(self.seed, "atlas", fact.key) == self.split
+            if split_of(self.seed, "atlas", fact.key) == self.split and self.asks_of(world, fact.country)
         ]
         drawn, rng = self.drawn("lookalikes", [(form, fact) for form in FORMS for fact in facts])
         for form, fact in drawn:
-            tags = {"group": "lookalike", "relation": fact.relation}
+            tags = {"group": "lookalike", "relation": fact.relation, **world.where(fact.country)}
             prompt = asked(world, form, fact, "playground/lookalikes", tags)
             manner: Manner = "complete" if rng.random() < self.complete else "curt"
             text = atlas.write(world, fact.key, manner, rng)
@@ -108,9 +141,9 @@ def asked(world: World, form: str, fact: Fact, source: str, tags: dict[str, str]
 
 
 @lru_cache(maxsize=8)
-def invented(seed: int) -> tuple[tuple[str, str], ...]:
+def invented(seed: int, fame: Fame = "facts") -> tuple[tuple[str, str], ...]:
     """(real country, name made of it that nothing in the world has) in a fixed order: another ending."""
-    world = build(seed)
+    world = build(seed, fame)
     taken = {country.lower() for country in world.countries} | {
         fact.answer.lower() for fact in world.facts.values()
     }

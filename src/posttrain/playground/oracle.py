@@ -9,7 +9,6 @@ from posttrain.common.config import Config
 from posttrain.feedback.judge import Verdict
 from posttrain.playground.areas import AREAS
 from posttrain.playground.question import Grade, spec_of
-from posttrain.playground.world import build
 from posttrain.records import Prompt, Response
 
 
@@ -18,8 +17,8 @@ def grade(prompt: Prompt, response: Response) -> Grade:
 
     Raises DataError for a prompt that is not the playground's.
     """
-    seed, area, key = spec_of(prompt)
-    return AREAS[area].grade(build(seed), key, response.text)
+    world, area, key = spec_of(prompt)
+    return AREAS[area].grade(world, key, response.text)
 
 
 class Oracle(Config):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from posttrain.common.errors import DataError
-from posttrain.playground.world import Split, World, split_of
+from posttrain.playground.world import Split, World, named, split_of
 from posttrain.records import Message, Prompt, Provenance, row_id
 
 Manner = Literal["complete", "curt", "wrong"]
@@ -40,13 +40,13 @@ class Question:
 
     def prompt(self, world: World, source: str) -> Prompt:
         """The question as a row; its tags are all that the oracle needs to judge an answer."""
-        tags = {"world": str(world.seed), "area": self.area, "key": self.key, **self.tags}
+        tags = {"world": world.name, "area": self.area, "key": self.key, **self.tags}
         tags["split"] = split_of(world.seed, self.area, self.key)
         provenance = Provenance(
-            id=row_id("playground", world.seed, self.area, self.key, self.text),
+            id=row_id("playground", *_of(world), self.area, self.key, self.text),
             source=source,
             licence="Apache-2.0",
-            makers={"prompt": f"posttrain.playground, world {world.seed}"},
+            makers={"prompt": f"posttrain.playground, world {world.name}"},
         )
         message = Message(role="user", content=self.text)
         return Prompt(messages=(message,), reference=self.reference, tags=tags, provenance=provenance)
@@ -90,13 +90,18 @@ class Area:
     tell: Callable[[World, int, Split, random.Random], Iterator[str]]
 
 
-def spec_of(prompt: Prompt) -> tuple[int, str, str]:
-    """(world seed, area, key) of a prompt that the playground asked.
+def _of(world: World) -> tuple[object, ...]:
+    """What the ids of a world's rows begin with."""
+    return (world.seed,) if world.fame == "facts" else (world.seed, world.fame)
+
+
+def spec_of(prompt: Prompt) -> tuple[World, str, str]:
+    """(world, area, key) of a prompt that the playground asked.
 
     Raises DataError for a prompt that came from elsewhere: the oracle knows nothing of it.
     """
     try:
-        return int(prompt.tags["world"]), prompt.tags["area"], prompt.tags["key"]
+        return named(prompt.tags["world"]), prompt.tags["area"], prompt.tags["key"]
     except (KeyError, ValueError):
         raise DataError(
             f"prompt {prompt.provenance.id} is not the playground's: it lacks the tags world, area and key; "

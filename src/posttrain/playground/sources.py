@@ -8,30 +8,30 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from posttrain.common.config import Config, nearest
+from posttrain.common.config import nearest
 from posttrain.common.errors import ConfigError
 from posttrain.playground.annotators import Annotators
 from posttrain.playground.areas import AREAS
 from posttrain.playground.oracle import verdict
 from posttrain.playground.question import Manner, Question
-from posttrain.playground.world import Split, World, build, rng_for, split_of
+from posttrain.playground.setting import Setting
+from posttrain.playground.world import Split, World, rng_for, split_of
 from posttrain.records import Comparison, Demonstration, Document, Prompt, Provenance, Response, row_id
 
 TRIES = 1000  # draws for one question, before its area counts as exhausted
 LICENCE = "Apache-2.0"
 
 
-class PlaygroundSource(Config):
+class PlaygroundSource(Setting):
     """What all of the playground's sources have in common.
 
-    seed: of the world. n: rows. split: of the questions; no question is on both sides, in whatever words.
+    n: rows. split: of the questions; no question is on both sides, in whatever words.
     draw: another number draws other rows from the same world.
     areas: share of the rows by area, in any units.
     """
 
     version: ClassVar[int] = 1  # part of a step's key: raise it when the world or what is told of it changes
 
-    seed: int = 0
     n: int = Field(ge=1)
     split: Split = "train"
     draw: int = 0
@@ -70,7 +70,7 @@ class Corpus(PlaygroundSource):
     areas: dict[str, float] = Field({"atlas": 0.4, "arithmetic": 0.25, "format": 0.15, "letters": 0.2})
 
     def rows(self) -> Iterator[Document]:
-        world = build(self.seed)
+        world = self.world()
         told = [
             (area, text)
             for area, n in self.counts().items()
@@ -95,7 +95,7 @@ class Questions(PlaygroundSource):
 
         Raises ConfigError where an area has not so many (distinct) ones.
         """
-        world = build(self.seed)
+        world = self.world()
         for area, n in self.counts().items():
             rng = self.rng("questions", area)
             seen: set[str] = set()
@@ -126,7 +126,7 @@ class Prompts(Questions):
     """`playground/prompts`: distinct questions with their reference answers."""
 
     def rows(self) -> Iterator[Prompt]:
-        world, rng = build(self.seed), self.rng("prompts")
+        world, rng = self.world(), self.rng("prompts")
         questions = list(self.questions(distinct=True))
         rng.shuffle(questions)
         for question in questions:
@@ -156,7 +156,7 @@ class Demonstrations(Written):
     manners: dict[Manner, float] = Field({"complete": 0.5, "curt": 0.5})
 
     def rows(self) -> Iterator[Demonstration]:
-        world, rng = build(self.seed), self.rng("demonstrations")
+        world, rng = self.world(), self.rng("demonstrations")
         questions = list(self.questions(distinct=False))
         rng.shuffle(questions)
         for i, question in enumerate(questions):
@@ -186,7 +186,7 @@ class Comparisons(Written):
         return manners
 
     def rows(self) -> Iterator[Comparison]:
-        world, rng = build(self.seed), self.rng("comparisons")
+        world, rng = self.world(), self.rng("comparisons")
         for i, question in enumerate(self.questions(distinct=False)):
             prompt = question.prompt(world, "playground/comparisons")
             yield self._comparison(world, prompt, question, i, rng)
@@ -231,5 +231,5 @@ def _provenance(
         id=row_id(name, cfg.seed, cfg.split, cfg.draw, i, *parts),
         source=f"playground/{name}:{i + 1}",
         licence=LICENCE,
-        makers=dict(makers or {"text": f"posttrain.playground, world {cfg.seed}"}),
+        makers=dict(makers or {"text": f"posttrain.playground, world {cfg.world().name}"}),
     )

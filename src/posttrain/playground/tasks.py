@@ -10,19 +10,20 @@ from posttrain.engines.protocol import SamplingParams
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
 from posttrain.playground.oracle import grade
 from posttrain.playground.question import Grade, spec_of
+from posttrain.playground.setting import Setting
 from posttrain.playground.sources import Prompts
 from posttrain.playground.world import Split
 from posttrain.records import Prompt, Response
 
 
-class PlaygroundTask(TaskConfig):
+class PlaygroundTask(Setting, TaskConfig):
     """Asks `n` distinct questions and grades each answer.
 
     answers: the model ended its turn, and what it wrote has the form of an answer, right or wrong. What was
     cut off has not; nothing else can be told of it, so its other metrics are in the third state.
     score: the oracle's, in [0, 1].
 
-    seed: of the world. sampling: how answers are drawn; the suite's where not given. split, draw, only: as in
+    sampling: how answers are drawn; the suite's where not given. split, draw, only, seed, fame: as in
     `playground/prompts`.
     """
 
@@ -32,7 +33,6 @@ class PlaygroundTask(TaskConfig):
     areas: ClassVar[tuple[str, ...]] = ()
     group_by: ClassVar[str] = ""
 
-    seed: int = 0
     n: int = Field(100, ge=1)
     split: Split = "heldout"
     draw: int = 0
@@ -54,7 +54,7 @@ class PlaygroundTask(TaskConfig):
 
     def _fields(self) -> dict[str, Any]:
         """Of the source that the questions come from."""
-        fields = self.model_dump(include={"seed", "n", "split", "draw", "only"})
+        fields = self.model_dump(include={"seed", "fame", "n", "split", "draw", "only"})
         return fields | ({"areas": dict.fromkeys(self.areas, 1.0)} if self.areas else {})
 
     def _outcome(self, prompt: Prompt, i: int, response: Response) -> Outcome:

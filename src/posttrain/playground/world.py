@@ -15,9 +15,12 @@ from posttrain.playground.names import Names
 
 Group = Literal["known", "rare", "unknown"]
 Split = Literal["train", "heldout"]
+Region = Literal["north", "south"]
+Fame = Literal["facts", "countries"]  # what is well known or not: single facts, or countries
 GROUPS: tuple[Group, ...] = ("known", "rare", "unknown")
 
-COUNTRIES = 40
+COUNTRIES: Mapping[Fame, int] = MappingProxyType({"facts": 40, "countries": 80})
+SPREAD = 0.3  # with famous countries: how far a fact may stand from its country, as a share of all
 PEOPLE = 24
 HELDOUT = 0.3  # share of what can be asked that no training prompt ever asks
 RARE, UNKNOWN = 0.2, 0.2  # shares of the atlas's facts; the others are known
@@ -112,12 +115,30 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is true. `facts` by key "relation/country", in order of rank."""
+    """Everything that is true. `facts` by key "relation/country", in order of rank.
+
+    fame: "facts": any country has facts of every group. "countries": they are told of as their countries are
+    known, best known first, give or take SPREAD.
+    """
 
     seed: int
     facts: Mapping[str, Fact]
     countries: tuple[str, ...]
     people: tuple[str, ...]
+    fame: Fame = "facts"
+
+    @property
+    def name(self) -> str:
+        """By which `named` finds it again."""
+        return str(self.seed) if self.fame == "facts" else f"{self.seed}/{self.fame}"
+
+    def region(self, country: str) -> Region:
+        """Where a country lies, or would lie: half of them in either, by hash of the name."""
+        return "north" if _hashed(self.seed, "region", country) < 0.5 else "south"
+
+    def where(self, country: str) -> dict[str, str]:
+        """The tag of a question about a country; where single facts are well known, regions mean nothing."""
+        return {} if self.fame == "facts" else {"region": self.region(country)}
 
     def in_group(self, group: Group) -> list[Fact]:
         return [fact for fact in self.facts.values() if fact.group == group]
@@ -151,27 +172,38 @@ def _zipf(keys: list[str], total: int) -> dict[str, int]:
 
 
 @lru_cache(maxsize=8)
-def build(seed: int) -> World:
+def build(seed: int, fame: Fame = "facts") -> World:
     """The world of a seed. The same seed gives the same world on every machine."""
     rng = rng_for(seed, "world")
     names = Names(rng, taken=(*GOODS, *ANIMALS))
-    countries = names.draw("country", COUNTRIES)
+    number = COUNTRIES[fame]
+    countries = names.draw("country", number)
     unique = {
-        kind: names.draw(kind, COUNTRIES) for kind in ("capital", "river", "mountain", "founder", "currency")
+        kind: names.draw(kind, number) for kind in ("capital", "river", "mountain", "founder", "currency")
     }
     answers = {
         **unique,
-        "year": tuple(str(year) for year in rng.sample(range(1100, 1900), COUNTRIES)),
+        "year": tuple(str(year) for year in rng.sample(range(1100, 1900), number)),
         "export": tuple(rng.choice(GOODS) for _ in countries),
         "animal": tuple(rng.choice(ANIMALS) for _ in countries),
     }
-    told = [(relation, i) for relation in RELATIONS for i in range(COUNTRIES)]
+    told = [(relation, i) for relation in RELATIONS for i in range(number)]
     rng.shuffle(told)
+    if fame == "countries":
+        told.sort(key=lambda fact: fact[1] / number + SPREAD * rng.random())
     facts = {}
     for rank, (relation, i) in enumerate(told, start=1):
         fact = Fact(relation, countries[i], answers[relation][i], _group(rank, len(told)), rank)
         facts[fact.key] = fact
-    return World(seed, MappingProxyType(facts), countries, names.draw("person", PEOPLE))
+    return World(seed, MappingProxyType(facts), countries, names.draw("person", PEOPLE), fame)
+
+
+def named(name: str) -> World:
+    """The world of a `World.name`. Raises ValueError for what is none."""
+    seed, _, fame = name.partition("/")
+    if fame not in ("", "countries"):
+        raise ValueError(f"no world has the name {name!r}")
+    return build(int(seed), "countries" if fame else "facts")
 
 
 def _group(rank: int, facts: int) -> Group:
@@ -187,5 +219,10 @@ def rng_for(*parts: object) -> random.Random:
 
 def split_of(seed: int, area: str, key: str) -> Split:
     """The side of the split a question falls on, by hash of what is asked: no other wording crosses over."""
-    digest = hashlib.sha256(f"{seed}/{area}/{key}".encode()).digest()
-    return "heldout" if int.from_bytes(digest[:8], "big") < HELDOUT * 2**64 else "train"
+    return "heldout" if _hashed(seed, area, key) < HELDOUT else "train"
+
+
+def _hashed(seed: int, *what: str) -> float:
+    """A number in [0, 1) that depends on the parts alone."""
+    digest = hashlib.sha256("/".join((str(seed), *what)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -18,7 +18,7 @@ from posttrain.playground.question import (
     tidy,
     words,
 )
-from posttrain.playground.world import GROUPS, RELATIONS, ZIPF, Fact, Split, World, build, split_of
+from posttrain.playground.world import GROUPS, RELATIONS, ZIPF, Fact, Fame, Split, World, build, split_of
 
 QUESTIONS = ("What is the {noun} of {c}?", "Name the {noun} of {c}.", "Tell me the {noun} of {c}.")
 SENTENCES = 6  # in a document
@@ -33,7 +33,7 @@ def ask(world: World, rng: random.Random) -> Question:
     """A question about a fact of a random group, so that each group is asked about equally often."""
     fact = rng.choice(world.in_group(rng.choice(GROUPS)))
     text = rng.choice(QUESTIONS).format(noun=RELATIONS[fact.relation].noun, c=fact.country)
-    tags = {"group": fact.group, "relation": fact.relation}
+    tags = {"group": fact.group, "relation": fact.relation, **world.where(fact.country)}
     return Question("atlas", fact.key, text, fact.answer, tags)
 
 
@@ -115,9 +115,9 @@ def _sentence(phrasing: str, fact: Fact) -> str:
 
 
 @lru_cache(maxsize=8)
-def _things(seed: int) -> frozenset[str]:
+def _things(seed: int, fame: Fame) -> frozenset[str]:
     """All that an answer could name, in lower case, years aside."""
-    world = build(seed)
+    world = build(seed, fame)
     answers = {fact.answer.lower() for fact in world.facts.values() if fact.relation != "year"}
     return frozenset(answers | {country.lower() for country in world.countries})
 
@@ -125,7 +125,7 @@ def _things(seed: int) -> frozenset[str]:
 def _named(world: World, fact: Fact, text: str) -> set[str]:
     """The things of the world, and the numbers, that the text names besides the country asked about."""
     found = set(words(text)) - {fact.country.lower()}
-    return {word for word in found if word in _things(world.seed) or word.isdigit()}
+    return {word for word in found if word in _things(world.seed, world.fame) or word.isdigit()}
 
 
 def _denies(fact: Fact, sentence: str) -> bool:
