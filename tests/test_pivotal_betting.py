@@ -79,6 +79,9 @@ def test_clear_cases_end_soon_and_the_others_do_not():
     assert apart({-1: 16}, 0.2, 0.05) is True
     assert apart({0: 32}, 0.2, 0.05) is False  # all pairs alike: no change of 0.2
     assert apart({1: 4, -1: 4, 0: 8}, 0.2, 0.05) is None
+    # ten rises bring a bet on rises 37 times its stake, and half of that where the other half is on falls
+    assert apart({1: 10}, 0.2, 0.05) is None
+    assert apart({1: 11}, 0.2, 0.05) is True
     assert apart({1: 3, 0: 13}, 0.2, 0.05) is None
 
 

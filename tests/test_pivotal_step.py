@@ -26,7 +26,7 @@ from posttrain.formats.write import write_records
 from posttrain.models.load import load_model
 from posttrain.models.load_tokenizer import tokenizer_hash
 from posttrain.models.spec import ModelSpec
-from posttrain.records import Comparison, Message, Prompt, Provenance
+from posttrain.records import Comparison, ImagePart, Message, Prompt, Provenance
 
 ENDS = list(range(2, 80))  # tokens that end an answer: a model of random weights is soon done
 VOWELS = {"name": "pattern", "pattern": "[aeiou]"}
@@ -287,6 +287,17 @@ def test_what_cannot_work_is_refused_before_it_runs(tmp_path, folder):
     write_records(tmp_path / "prompts.jsonl", [ask("long", "What is " + "12 + 30 + " * 60)])
     with pytest.raises(DataError, match="no prompt to search"):
         run(tmp_path, short, "long")
+
+
+def test_a_prompt_that_cannot_be_asked_is_put_aside_with_its_reason(tmp_path, folder):
+    image = ImagePart(image="data:image/png;base64,AAAA")
+    seen = Prompt(provenance=Provenance(id="seen"), messages=(Message(role="user", content=(image,)),))
+    cfg = configured(tmp_path, folder, max_rejected=0.5, rollouts=2, max_rollouts=2, confirm_rollouts=2)
+    write_records(tmp_path / "prompts.jsonl", [seen, *PROMPTS[:3]])
+    summary = run(tmp_path, cfg)
+    assert (summary["questions"], summary["rejected"]) == (3, 1)
+    (line,) = lines(tmp_path / "out/rejected.jsonl")
+    assert line["reason"] == "an image, and this model reads text alone"
 
 
 def test_a_prompt_that_stands_twice_is_searched_once_at_its_first_place(tmp_path, folder):

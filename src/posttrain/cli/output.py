@@ -15,6 +15,7 @@ P = ParamSpec("P")
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 _WIDE = 90  # characters of a mapping that is still read on one line
+_TABLED = {"headline"}  # of a summary, what `show_results` has a table for
 _STYLES = {"hit": "green", "resume": "yellow", "run": "bold", "running": "cyan"}
 
 
@@ -98,7 +99,7 @@ def show_result(out: Any, summary: Mapping[str, Any]) -> None:
     """What a verb made: its numbers, its results and its folder."""
     from posttrain.cli.results import show_results
 
-    for line in summary_lines(summary):
+    for line in summary_lines({name: value for name, value in summary.items() if name not in _TABLED}):
         typer.echo(line)
     show_results(out)
     typer.echo(str(out))

@@ -13,7 +13,7 @@ from posttrain.engines.stopping import cut
 from posttrain.engines.writer import Job, Writer, Written
 from posttrain.models.precision import pick_device, pick_dtype
 from posttrain.models.spec import ModelSpec
-from posttrain.records import Prompt, Response
+from posttrain.records import ImagePart, Prompt, Response
 
 if TYPE_CHECKING:
     from posttrain.models.template import ChatTemplate
@@ -48,15 +48,14 @@ class TokenWriter:
         self.engine, self.template, self.name, self.max_length = engine, template, name, max_length
 
     def turned_away(self, prompts: Sequence[Prompt]) -> list[str]:
-        """See `Writer`: a prompt that leaves no room for an answer."""
-        lengths = [len(ids) for ids in self.template.prompts([prompt.messages for prompt in prompts])]
+        """See `Writer`: a prompt that holds an image, or leaves no room for an answer."""
+        whys = ["an image, and this model reads text alone" if _has_image(p) else "" for p in prompts]
+        texts = [i for i, why in enumerate(whys) if not why]
         limit = self.max_length
-        return [
-            f"no room for an answer: {length} tokens, and the model takes {limit}"
-            if limit is not None and length >= limit
-            else ""
-            for length in lengths
-        ]
+        for i, ids in zip(texts, self.template.prompts([prompts[i].messages for i in texts]), strict=True):
+            if limit is not None and len(ids) >= limit:
+                whys[i] = f"no room for an answer: {len(ids)} tokens, and the model takes {limit}"
+        return whys
 
     def write(
         self, prompts: Sequence[Prompt], params: SamplingParams, label: str = "sample"
@@ -67,6 +66,11 @@ class TokenWriter:
     def spent(self) -> dict[str, Any]:
         """See `Writer`."""
         return {}
+
+
+def _has_image(prompt: Prompt) -> bool:
+    parts = [part for m in prompt.messages if not isinstance(m.content, str) for part in m.content]
+    return any(isinstance(part, ImagePart) for part in parts)
 
 
 def respond(
