@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pivotal_world import World, p_after
 
@@ -181,20 +183,43 @@ def test_a_confirmation_by_hand():
     # has (1 + 0.975 * 0.8 / 1.2)^8 (1 - 0.975 * 0.2 / 1.2)^8 = 13 against "no more than 0.2": too little for
     # 1 / 0.05. After 32 it has the square. Against "the other does not lower p" it has 1.975^8 = 231 at once.
     asked = []
+    told = {(7,): lambda i: i % 2 == 0, (7, 1): lambda i: True, (7, 2): lambda i: False}
 
     def roll(asks):
         asked.append([(ask.prefix, ask.n) for ask in asks])
-        told = {(7,): lambda i: i % 2 == 0, (7, 1): lambda i: True, (7, 2): lambda i: False}
         return [[Rollout((9,), told[ask.prefix](i)) for i in range(ask.n)] for ask in asks]
 
     (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
     assert asked == [[((7,), 16), ((7, 1), 16), ((7, 2), 16)]] * 2
     assert (trials[0].state, trials[0].pair) == ("confirmed", "confirmed")
-    # the same candidate said to fall is refuted, and its pair with it
+    # a token that changes nothing: against "0.2 or more" the best stake has (1 + 0.975 * 0.2 / 0.8)^16 = 33
+    # and all together 10, less than the 20 at which it is given up; after 32 there is enough
     asked.clear()
+    told = {(7,): lambda i: i % 2 == 0, (7, 1): lambda i: i % 2 == 0, (7, 2): lambda i: False}
+    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    assert [[n for _, n in level] for level in asked] == [[16, 16, 16]] * 2
+    assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
+    # the first candidate said to fall is refuted, and its pair with it
+    asked.clear()
+    told[7, 1] = lambda i: True
     (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, False, 2)], CLAIMS)], roll)
     assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("rises", [True, False])
+@pytest.mark.parametrize(("other_gap", "pair"), [(0.0, "confirmed"), (0.1, "confirmed"), (0.4, "refuted")])
+def test_the_other_token_moves_p_the_other_way_by_what_is_asked(rises, other_gap, pair):
+    # p is 1/2 before, 1 or 0 after the token, and moves by a quarter the other way after the other one
+    told = {(): lambda i: i % 2 == 0, (1,): lambda i: rises, (2,): lambda i: (i % 4 == 0) == rises}
+
+    def roll(asks):
+        return [[Rollout((9,), told[ask.prefix](i)) for i in range(ask.n)] for ask in asks]
+
+    claims = replace(CLAIMS, other_gap=other_gap)
+    (trials,) = drive([confirm([Candidate(0, 0, (), 1, rises, 2)], claims)], roll)
+    assert (trials[0].state, trials[0].pair) == ("confirmed", pair)
+    assert trials[0].before.drawn == trials[0].other.drawn <= claims.confirm_rollouts
 
 
 class Fixed:
