@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from posttrain.models.attention import install
 from posttrain.models.fresh import fresh_model
 from posttrain.models.heads import Standard, new_head, with_rows
+from posttrain.models.lean import keep_less
 from posttrain.models.load_tokenizer import load_tokenizer
 from posttrain.models.locate import find_model, has_tokenizer
 from posttrain.models.lora import attach, base_of
@@ -115,6 +116,8 @@ def load_model(
         if lora is not None:
             model.hf = attach(model.hf, lora)
     install(model.base)
+    if train:
+        keep_less(model.base)
     model.hf.to(device)
     if lora is None:
         model.hf.requires_grad_(train)

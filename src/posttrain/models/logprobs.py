@@ -35,8 +35,10 @@ class HeadLogps(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:  # [N], [N] float32
         logps = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logps) if entropies else None
-        for rows in _chunks(len(targets), weight.shape[0]):
-            logits = nn.functional.linear(hidden[rows], weight, bias)
+        chunks = _chunks(len(targets), weight.shape[0])
+        room = _room(hidden, weight, chunks)
+        for rows in chunks:
+            logits = _logits(hidden[rows], weight, bias, room)
             for tile, at in _tiles(logits, rows.start):
                 logq = _tempered(tile, temperature).log_softmax(-1)
                 logps[at] = logq.gather(-1, targets[at, None]).squeeze(-1)
@@ -57,8 +59,11 @@ class HeadLogps(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         # d logp / dz has one factor a row, which can wait for the small sides of the products
         factor = (-grad if grad_entropy is None else torch.ones_like(grad))[:, None] / ctx.temperature
-        for rows in _chunks(len(targets), weight.shape[0]):
-            slope = nn.functional.linear(hidden[rows], weight, bias)  # logits, each tile overwritten
+        chunks = _chunks(len(targets), weight.shape[0])
+        room = _room(hidden, weight, chunks)
+        product = torch.empty_like(weight) if need_weight else None
+        for rows in chunks:
+            slope = _logits(hidden[rows], weight, bias, room)  # each tile overwritten
             for tile, at in _tiles(slope, rows.start):
                 logits = _tempered(tile, ctx.temperature)
                 if grad_entropy is not None:
@@ -73,12 +78,27 @@ class HeadLogps(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mul(slope @ weight, factor[rows], out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += slope.t() @ (hidden[rows] * factor[rows]).to(hidden.dtype)
+                grad_weight += torch.mm(
+                    slope.t(), (hidden[rows] * factor[rows]).to(hidden.dtype), out=product
+                )
         if grad_weight is not None:
-            grad_weight = grad_weight.to(weight.dtype)
+            grad_weight = product.copy_(grad_weight)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _room(hidden: Tensor, weight: Tensor, chunks: list[slice]) -> Tensor:
+    """Where the logits of one chunk after the other stand: what is taken anew each time lies scattered."""
+    return hidden.new_empty(max((rows.stop - rows.start for rows in chunks), default=0), weight.shape[0])
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
+    """[n, H] -> [n, V], in the first rows of `room`."""
+    room = room[: len(hidden)]
+    if bias is None:
+        return torch.mm(hidden, weight.t(), out=room)
+    return torch.addmm(bias, hidden, weight.t(), out=room)
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
