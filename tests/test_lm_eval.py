@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
   - {metric: acc_norm, aggregation: mean, higher_is_better: true}
 """
+MIXED = CHOICE.replace("tiny_choice", "tiny_mixed").replace(
+    "metric_list:\n",
+    "metric_list:\n  - {metric: mcc, aggregation: matthews_corrcoef, higher_is_better: true}\n"
+    "  - {metric: acc_norm, aggregation: mean, higher_is_better: true}\n",
+    1,
+)
+WHOLE = MIXED[: MIXED.index("  - {metric: acc_norm")].replace("tiny_mixed", "tiny_whole")
 QUESTIONS = ["What is 12 + 30?", "Name a city.", "Name a city.", "Add the tens."]
 
 
@@ -52,19 +60,26 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(name="world", scope="module")
-def tasks_and_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tasks_and_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    import datasets
+    import huggingface_hub.constants
+
+    patch = pytest.MonkeyPatch()  # nothing here may depend on the hub
+    patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     folder = tmp_path_factory.mktemp("harness")
     tiny_folder("qwen2", folder / "model")
     (folder / "tasks").mkdir()
-    for name, text in (("sums", SUMS), ("choice", CHOICE)):
+    for name, text in (("sums", SUMS), ("choice", CHOICE), ("mixed", MIXED), ("whole", WHOLE)):
         (folder / "tasks" / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)), "utf-8")
     write_jsonl(folder / "sums.jsonl", [{"q": q, "a": "never"} for q in QUESTIONS])
     choices = [
         {"q": q, "c": [" The city", " 42", "<|im_end|>" * 9], "g": i % 3} for i, q in enumerate(QUESTIONS)
     ]
     write_jsonl(folder / "choice.jsonl", choices)
-    return folder
+    yield folder
+    patch.undo()
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +144,22 @@ def test_a_step_has_intervals_over_documents_and_a_metric_of_choice(world: Path,
     assert same["mean"] == 0.0
 
 
+def test_the_score_is_the_first_metric_of_the_task_that_each_document_has(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ctx = EvalContext(str(world / "model"), label="score")
+    for outcome in asked(world, "tiny_mixed").evaluate(ctx):
+        assert list(outcome.metrics) == ["score", "acc_norm", "acc"], "as the task orders them, not as scored"
+        assert outcome.metrics["score"] == outcome.metrics["acc_norm"]
+    assert (
+        "score: lm_eval/tiny_mixed: no number a document of which more is better: mcc"
+        in capsys.readouterr().err
+    )
+    for task, metric in (("tiny_whole", None), ("tiny_mixed", "mcc")):
+        with pytest.raises(ConfigError, match=r"no metric.* a number for each document.*others: mcc"):
+            asked(world, task, metric=metric).evaluate(ctx)
+
+
 def test_limit_takes_the_first_documents(world: Path) -> None:
     found = asked(world, "tiny_sums").evaluate(EvalContext(str(world / "model"), limit=2))
     assert [o.item for o in found] == ["tiny_sums/0", "tiny_sums/1"]
@@ -138,7 +169,9 @@ def test_an_unknown_task_or_metric_names_what_there_is(world: Path) -> None:
     ctx = EvalContext(str(world / "model"))
     with pytest.raises(ConfigError, match="no task 'tiny_sum' \\(did you mean 'tiny_sums'"):
         asked(world, "tiny_sum").evaluate(ctx)
-    with pytest.raises(ConfigError, match=r"no metric 'f1' .* there are: acc, acc_norm"):
+    with pytest.raises(
+        ConfigError, match=r"no metric 'f1' that is .* there are: acc, acc_norm; others: none"
+    ):
         asked(world, "tiny_choice", metric="f1").evaluate(ctx)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from posttrain.common.config import DataRef
 from posttrain.common.errors import ConfigError, DataError
+from posttrain.evaluation.harness import PREFIX, metrics_of, outcomes_of
 from posttrain.evaluation.task import EvalContext, Outcome, TaskConfig
-
-PREFIX = "lm_eval/"
-PLAIN = "none"  # the harness's name for a task's answers as they are, no filter
 
 
 class LmEval(TaskConfig):
@@ -21,9 +19,10 @@ class LmEval(TaskConfig):
     the item and the cluster.
 
     `score` is the metric that the task names first (after its first filter), or `metric`; all others stand
-    beside it as `exact_match` or `exact_match/strict-match`. A document for which the harness has no number
-    is in the third state. What it scores 0 because no answer was found in the text, or the text was cut off,
-    stays 0, as in published numbers.
+    beside it as `exact_match` or `exact_match/strict-match`, but those of which less is better and those that
+    only the whole task has (a correlation, a perplexity), which are told. A document for which the harness
+    has no number is in the third state. What it scores 0 because no answer was found in the text, or the text
+    was cut off, stays 0, as in published numbers.
 
     task: of the harness, or one of its groups, whose tasks become groups of items. num_fewshot: examples, the
     task's own number where None. chat: whether prompts go through the chat template, where None whenever the
@@ -55,11 +54,17 @@ class LmEval(TaskConfig):
         """
         found = _run(self, ctx)
         several = len(found["samples"]) > 1
-        return [
-            outcome
-            for name, samples in sorted(found["samples"].items())
-            for outcome in _outcomes(self, name, samples, found["higher_is_better"].get(name, {}), several)
-        ]
+        outcomes: list[Outcome] = []
+        for name, samples in sorted(found["samples"].items()):
+            metrics = metrics_of(name, samples, found)
+            if metrics.left_out:
+                said = ", ".join(metrics.left_out)
+                print(
+                    f"{ctx.label}: {PREFIX}{name}: no number a document of which more is better: {said}",
+                    file=sys.stderr,
+                )
+            outcomes += outcomes_of(name, samples, metrics, self.metric, several)
+        return outcomes
 
 
 def read_name(value: Any) -> Any:
@@ -129,56 +134,3 @@ def _check_known(cfg: LmEval, tasks: Any) -> None:
 
 def _short(hint: str) -> str:
     return hint if len(hint) < 200 else "lm_eval ls tasks lists them"
-
-
-def _outcomes(
-    cfg: LmEval, name: str, samples: list[dict[str, Any]], higher: Mapping[str, Any], several: bool
-) -> Iterator[Outcome]:
-    """The samples of one task, a document's filters together, in the harness's order."""
-    documents: dict[int, list[dict[str, Any]]] = {}
-    for sample in samples:
-        documents.setdefault(sample["doc_id"], []).append(sample)
-    for number, filtered in documents.items():
-        metrics: dict[str, float | None] = {}
-        for sample in filtered:
-            for metric in sample["metrics"]:
-                if higher.get(metric, True):  # the page could not know that less of another is better
-                    metrics[_named(metric, sample["filter"])] = _number(sample.get(metric))
-        first = filtered[0]
-        score = cfg.metric or next(iter(metrics), "")
-        if score not in metrics:
-            raise ConfigError(
-                f"{PREFIX}{cfg.task}: no metric '{score}' a document, of which more is better; there are: "
-                f"{', '.join(metrics) or 'none'}"
-            )
-        yield Outcome(
-            item=f"{name}/{number}",
-            cluster=first["doc_hash"],
-            metrics={"score": metrics[score], **metrics},
-            group=name if several else "",
-            prompt=str(first["arguments"][0][0]),
-            response=_answer(first),
-        )
-
-
-def _named(metric: str, through: str) -> str:
-    return metric if through == PLAIN else f"{metric}/{through}"
-
-
-def _number(value: Any) -> float | None:
-    """None for what is no finite number: a metric over the whole task has none for a document."""
-    if isinstance(value, bool | int | float) or hasattr(value, "item"):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    return None
-
-
-def _answer(sample: Mapping[str, Any]) -> str:
-    """The text the model wrote; of a choice, the one it found likeliest."""
-    given = [reply[0] if isinstance(reply, list) else reply for reply in sample["resps"]]
-    if given and isinstance(given[0], str):
-        return given[0]
-    likely = [reply[0] for reply in given if isinstance(reply, list | tuple)]
-    if len(likely) != len(sample["arguments"]) or not likely:
-        return ""
-    return str(sample["arguments"][likely.index(max(likely))][-1])
