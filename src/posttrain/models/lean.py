@@ -32,7 +32,7 @@ def keep_less(hf: nn.Module) -> None:
 
 
 @cache
-def _norm(kind: type[nn.Module]) -> type[nn.Module]:
+def _norm(kind: Any) -> type[nn.Module]:
     def forward(self: Any, hidden: Tensor) -> Tensor:
         return _made_again(lambda given: kind.forward(self, given), hidden)
 
@@ -40,7 +40,7 @@ def _norm(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 @cache
-def _gated(kind: type[nn.Module]) -> type[nn.Module]:
+def _gated(kind: Any) -> type[nn.Module]:
     def forward(self: Any, hidden: Tensor) -> Tensor:
         gate, up = self.gate_proj(hidden), self.up_proj(hidden)
         if type(self.down_proj) is nn.Linear:

@@ -81,7 +81,7 @@ class HeadLogps(torch.autograd.Function):
                 grad_weight += torch.mm(
                     slope.t(), (hidden[rows] * factor[rows]).to(hidden.dtype), out=product
                 )
-        if grad_weight is not None:
+        if product is not None and grad_weight is not None:
             grad_weight = product.copy_(grad_weight)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
