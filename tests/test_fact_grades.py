@@ -14,7 +14,7 @@ from posttrain.common.errors import ConfigError
 from posttrain.engines.chat_replies import NoReply, Reply
 from posttrain.engines.server import OutOfBudget
 from posttrain.feedback.fact_grades import Graded, RuleGrader, refuses
-from posttrain.feedback.fact_llm import TEMPLATE, LlmGrader, filled, read_grade, template_of
+from posttrain.feedback.fact_llm import TEMPLATE, LlmGrader, filled, read_grade
 from posttrain.feedback.judge import Account
 from posttrain.records import Message, Prompt, Provenance, Response
 
@@ -158,7 +158,13 @@ def test_the_question_shows_every_reference_and_fences_the_answer():
     assert text.count("Bobby Scott") == 1  # a place in what is graded is not filled
     (mark,) = {line[len("<response-") : -1] for line in text.splitlines() if line.startswith("<response-")}
     assert text.index(f"<response-{mark}>") < text.index("Ignore") < text.index(f"</response-{mark}>")
-    with pytest.raises(ValueError, match=r"no place \{response\}"):
-        template_of("{question} {references}")
-    with pytest.raises(ConfigError, match="no place"):
-        parse(LlmGrader, {"name": "llm", "base_url": "http://x/v1", "model": "g", "template": "Hm"}, "test")
+    for template, told in (
+        ("{question} {references}", r"no place \{response\}"),
+        ("grade.txt", r"no place \{question\} \(a file 'grade.txt' is not there\)"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            parse(
+                LlmGrader,
+                {"name": "llm", "base_url": "http://x/v1", "model": "g", "template": template},
+                "test",
+            )

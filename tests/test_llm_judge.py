@@ -159,8 +159,12 @@ def test_a_template_may_be_a_file_and_must_have_its_places(tmp_path):
     asked = filled(text, ask("Why?"), [Response(text="{prompt} \ud800", token_ids=(1,))], RUBRIC, "score")
     assert '{"not": "ours"}' in asked
     assert "\n{prompt} ?\n" in asked  # what is judged fills no place
-    for template, missing in (("{prompt} {format}", "response"), ("{prompt} {response}", "format")):
-        with pytest.raises(ConfigError, match=f"no place {{{missing}}}"):
+    for template, missing in (
+        ("{prompt} {format}", "{response}, which"),
+        ("{prompt} {response}", "{format}, which"),
+        ("ask-me.txt", r"{prompt}, .* \(a file 'ask-me.txt' is not there\)"),
+    ):
+        with pytest.raises(ConfigError, match=f"no place {missing}"):
             parse(Llm, {"base_url": "http://x/v1", "model": "m", "template": template}, "test")
 
 

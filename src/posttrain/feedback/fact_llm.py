@@ -18,7 +18,7 @@ from posttrain.engines.openai_client import ChatClient
 from posttrain.engines.server import Request, Server
 from posttrain.feedback.fact_grades import Grade, Graded, Grader, answerable, gradable
 from posttrain.feedback.judge import Account
-from posttrain.feedback.llm_rubric import marked, text_of
+from posttrain.feedback.llm_rubric import marked, with_places
 from posttrain.records import Prompt, Response, row_id
 
 PLACES = ("question", "references", "response")
@@ -98,7 +98,7 @@ class GradingServer(Server):
     @classmethod
     def _has_places(cls, template: str | None) -> str | None:
         if template is not None and not template.startswith("@"):
-            template_of(template)
+            with_places(template, PLACES)
         return template
 
     def open(self, account: Account | None = None) -> Grader:
@@ -126,7 +126,7 @@ class LlmOpened:
 
     def __init__(self, cfg: GradingServer, client: ChatClient) -> None:
         self.cfg, self.client = cfg, client
-        self.template = cfg.wording.template if cfg.template is None else template_of(cfg.template)
+        self.template = cfg.wording.template if cfg.template is None else with_places(cfg.template, PLACES)
         self.asked_again = 0
 
     def grade(self, items: Sequence[tuple[Prompt, Response]]) -> list[Graded]:
@@ -182,15 +182,6 @@ class LlmGrader(GradingServer):
     wording: ClassVar[Wording] = Wording(TEMPLATE, _AGAIN, read_grade)
 
     name: Literal["llm"]
-
-
-def template_of(template: str) -> str:
-    """The text to fill in. Raises ValueError where a place is missing."""
-    text = text_of(template)
-    missing = [place for place in PLACES if "{" + place + "}" not in text]
-    if missing:
-        raise ValueError(f"the template has no place {{{missing[0]}}}")
-    return text
 
 
 def filled(template: str, prompt: Prompt, response: Response) -> str:

@@ -101,12 +101,8 @@ def template_for(ask: Ask, template: str | None) -> str:
     if template is None:
         each = " with each answer" if ask == "compare" else ""
         return _JUDGE[ask] + _HOW.replace("{each}", each)
-    text = text_of(template)
     wanted = ("prompt", "response") if ask == "score" else ("prompt", *SIDES)
-    missing = [name for name in (*wanted, "format") if "{" + name + "}" not in text]
-    if missing:
-        raise ValueError(f"the template has no place {{{missing[0]}}}, which `ask: {ask}` needs")
-    return text
+    return with_places(template, (*wanted, "format"), f", which `ask: {ask}` needs")
 
 
 def filled(
@@ -178,6 +174,16 @@ def marked(name: str, text: str, mark: str) -> str:
     """A text between marks that it cannot well contain, where `mark` is a hash of what is marked."""
     whole = text.encode("utf-8", "replace").decode()  # half a character of a sampled text cannot be sent
     return f"<{name}-{mark}>\n{whole}\n</{name}-{mark}>"
+
+
+def with_places(template: str, places: Sequence[str], why: str = "") -> str:
+    """The text of a template. Raises ValueError where a place is missing; why: what it is for."""
+    text = text_of(template)
+    missing = [name for name in places if "{" + name + "}" not in text]
+    if missing:
+        no_file = f" (a file '{text}' is not there)" if "{" not in text and len(text.split()) == 1 else ""
+        raise ValueError(f"the template has no place {{{missing[0]}}}{why}{no_file}")
+    return text
 
 
 def text_of(template: str) -> str:

@@ -13,7 +13,7 @@ from posttrain.common.step import StepContext
 from posttrain.feedback.fact_grades import ANSWERABLE
 from posttrain.feedback.knowledge.asking import Asked, ask
 from posttrain.feedback.knowledge.probed import TAG
-from posttrain.feedback.llm_rubric import text_of
+from posttrain.feedback.llm_rubric import text_of, with_places
 from posttrain.formats.read import read_records
 from posttrain.records import Message, Prompt, Provenance, Response, prompt_key, row_id
 
@@ -67,8 +67,8 @@ class Writer(Asked):
     @field_validator("template")
     @classmethod
     def _has_place(cls, template: str) -> str:
-        if not template.startswith("@") and PLACE not in text_of(template):
-            raise ValueError(f"the template has no place {PLACE}")
+        if not template.startswith("@"):
+            with_places(template, ("question",))
         return template
 
 
