@@ -24,7 +24,7 @@ def keep_less(hf: nn.Module) -> None:
     along, and the names of weights do not change.
     """
     for module in hf.modules():
-        kind = type(module)
+        kind: Any = type(module)
         if kind.__name__.endswith("RMSNorm"):
             module.__class__ = _norm(kind)
         elif all(hasattr(module, name) for name in GATED) and _as_usual(module):
