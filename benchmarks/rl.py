@@ -29,6 +29,7 @@ OTHERS = {
     "without gradient checkpointing": {"checkpointing": False},
     "with microbatches of 8": {"checkpointing": True, "micro": 8},
 }
+COMPARED = ("loss", "gradient_norm")
 GIVEN = 3  # answers of each prompt, where losses are compared
 
 
@@ -107,7 +108,7 @@ def ppo(bench: Bench, methods: list[str]) -> dict[str, Any]:
 def losses(bench: Bench, methods: list[str]) -> dict[str, Any]:
     """Losses and gradients' norms of both sides on the same tokens, rewards, old and reference log-probs."""
     job = bench.online.job
-    bench.run("posttrain", "rl_losses_ours.py", prepare=True, prompts=job.prompts, samples=GIVEN)
+    made = bench.run("posttrain", "rl_losses_ours.py", prepare=True, prompts=job.prompts, samples=GIVEN)
     ours = bench.run("posttrain", "rl_losses_ours.py")
     theirs = bench.run("trl", "rl_losses_trl.py")
     found = {}
@@ -115,7 +116,7 @@ def losses(bench: Bench, methods: list[str]) -> dict[str, Any]:
         for dtype, tolerance in TOLERANCE.items():
             name = f"{case} {dtype}"
             apart = {
-                key: abs(ours[name][key] - theirs[name][key]) / abs(theirs[name][key]) for key in ours[name]
+                key: abs(ours[name][key] - theirs[name][key]) / abs(theirs[name][key]) for key in COMPARED
             }
             found[name] = {
                 "posttrain": ours[name],
@@ -125,7 +126,7 @@ def losses(bench: Bench, methods: list[str]) -> dict[str, Any]:
                 "agree": max(apart.values()) <= tolerance,
             }
             say(f"{name}: loss apart by {apart['loss']:.1e}, gradient's norm by {apart['gradient_norm']:.1e}")
-    return {"rl_agreement": found}
+    return {"rl_given": made, "rl_agreement": found}
 
 
 def summary(run: dict[str, Any]) -> dict[str, Any]:

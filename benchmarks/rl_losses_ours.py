@@ -18,7 +18,7 @@ import side
 import torch
 from ours_train import PRECISION
 from rl_cases import CASES
-from rl_workload import Given
+from rl_workload import Given, answers
 from torch import Tensor
 
 from posttrain.models.forest import Branch, tree_of
@@ -79,14 +79,18 @@ def run(work: Path, name: str, precision: str) -> dict[str, float]:
     optimizer = Optimizer([p for _, p in model.named_parameters()], OptimizerConfig(), 1e-6, dtype)
     model.hf.to(dtype).eval()
     rows = rl_workload.read_given(work / "given.jsonl")
-    data = unpaired(rows, reference) if case.kto else groups(method, cfg, rows, reference)
+    if case.answer is None:
+        data = groups(method, cfg, rows, reference)
+    else:
+        data = unpaired(cfg, answers(rows, case.answer), reference)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         # a microbatch that holds all, for KTO's reference point is that of a microbatch
-        loop = Loop(1, 1_000_000 if case.kto else 2048, 0, 1, 1e9, None, 0.0, "cpu")
+        loop = Loop(1, 2048 if case.answer is None else 1_000_000, 0, 1, 1e9, None, 0.0, "cpu")
         fit(model, method, cfg, optimizer, Once(data), None, loop, out=out, state_folder=out / "state")
         said = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return {"loss": said["loss"], "gradient_norm": said["gradient_norm"]}
+    found = {"loss": said["loss"], "gradient_norm": said["gradient_norm"]}
+    return found | ({"reference_point": said["kl"]} if case.estimates_reference_point else {})
 
 
 class Once:
@@ -140,20 +144,20 @@ def groups(method: Method, cfg: Any, rows: Sequence[Given], reference: Model | N
     return Data(examples, along={name: values.split(counts) for name, values in along.items()})
 
 
-def unpaired(rows: Sequence[Given], reference: Model | None) -> Data:
-    """One answer of each prompt, good where its reward is positive; its mismatched pair is the answer before
-    it, which is TRL's choice.
+def unpaired(cfg: Any, rows: Sequence[Given], reference: Model | None) -> Data:
+    """rows: one of each prompt, good where its reward is positive; its mismatched pair, where the reference
+    point wants one, is the answer before it, which is TRL's choice.
     """
     assert reference is not None
-    alone = [next(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+    borrowed = int(cfg.reference_point == "mismatched")
     examples = [
         Example(
             str(i),
-            (_branch(row.prompt, row.response), _branch(row.prompt, alone[i - 1].response)),
+            tuple(_branch(row.prompt, rows[i - k].response) for k in range(1 + borrowed)),
             {"label": float(row.reward > 0)},
-            borrowed=1,
+            borrowed,
         )
-        for i, row in enumerate(alone)
+        for i, row in enumerate(rows)
     ]
     return Data(examples, {REFERENCE: _logps(reference, [example.branches for example in examples])})
 

@@ -16,7 +16,7 @@ import side
 import torch
 from datasets import Dataset
 from rl_cases import CASES, Case
-from rl_workload import Given, read_given, read_workload
+from rl_workload import Given, answers, read_given, read_workload
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
 from trl_train import settings
@@ -42,15 +42,17 @@ def run_all(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def run(work: Path, name: str, dtype: str, scratch: Path) -> dict[str, float]:
     case = CASES[name]
     rows = read_given(work / "given.jsonl")
-    common = settings(scratch, dtype, steps=1, lr=1e-6)
-    trainer = (unpaired if case.kto else groups)(work, case, rows, common)
+    # without recomputing activations, which changes no number
+    common = settings(scratch, dtype, steps=1, lr=1e-6) | {"gradient_checkpointing": False}
+    trainer = (groups if case.answer is None else unpaired)(work, case, rows, common)
     if trainer.ref_model is not None:
         other = AutoModelForCausalLM.from_pretrained(work / "reference", dtype=torch.float32)
         trainer.ref_model.load_state_dict(other.state_dict())
     trainer.train()
     (said,) = [line for line in trainer.state.log_history if "loss" in line]
     longest = max(len(row.response) for row in rows) if case.per_length else 1
-    return {"loss": said["loss"] * longest, "gradient_norm": said["grad_norm"] * longest}
+    found = {"loss": said["loss"] * longest, "gradient_norm": said["grad_norm"] * longest}
+    return found | ({"reference_point": said["kl"]} if case.estimates_reference_point else {})
 
 
 def groups(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) -> Any:
@@ -99,7 +101,8 @@ def groups(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) ->
 def unpaired(work: Path, case: Case, rows: list[Given], common: dict[str, Any]) -> Any:
     """One answer of each prompt, good where its reward is positive; all in one batch."""
     w = read_workload(work)
-    alone = [next(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+    assert case.answer is not None
+    alone = answers(rows, case.answer)
     return KTOTrainer(
         model=str(work / "policy"),
         args=KTOConfig(**common, **case.trl, per_device_train_batch_size=len(alone), max_length=None),

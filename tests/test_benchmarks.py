@@ -155,6 +155,42 @@ def test_our_losses_are_those_of_the_given_tensors(online: tuple[Any, Any, Path,
     assert ours.run(folder, "dapo", "f32")["loss"] == pytest.approx(total / tokens, rel=1e-4)
 
 
+@pytest.mark.parametrize("zero", [False, True])
+def test_our_losses_of_kto_have_the_reference_point_asked_for(
+    online: tuple[Any, Any, Path, Any], bench: Any, zero: bool
+) -> None:
+    """Against equation 8 from a dense forward of plain transformers; z is of each prompt under the answer
+    before it, and so far from 0 that the loss tells the two apart.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rl_workload, _, folder, _ = online
+    ours = bench("rl_losses_ours")
+    ours.prepare(argparse.Namespace(work=folder, prompts=2, samples=2))
+    models = [AutoModelForCausalLM.from_pretrained(folder / name) for name in ("policy", "reference")]
+
+    def ratio(prompt: list[int], response: list[int]) -> float:
+        with torch.no_grad():
+            logits = [m(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] for m in models]
+        logps = [x.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item() for x in logits]
+        return logps[0] - logps[1]
+
+    name = "kto, reference point 0" if zero else "kto"
+    case = bench("rl_cases").CASES[name]
+    rows = rl_workload.answers(rl_workload.read_given(folder / "given.jsonl"), case.answer)
+    z = sum(ratio(row.prompt, rows[i - 1].response) for i, row in enumerate(rows)) / len(rows)
+    assert z > 0.01
+    total = 0.0
+    for row in rows:
+        gain = ratio(row.prompt, row.response) - (0 if zero else z)
+        weight = 1.0 if zero else 1.2 if row.reward > 0 else 0.9
+        total += weight / (1 + math.exp(0.1 * (gain if row.reward > 0 else -gain)))
+    said = ours.run(folder, name, "f32")
+    assert said["loss"] == pytest.approx(total / len(rows), rel=1e-6)
+    assert ("reference_point" in said) == (not zero)
+
+
 def test_flops_of_a_rollout_by_hand(bench: Any) -> None:
     """One prompt of 3 tokens, two answers of 2; hidden 4, one layer, one head, vocabulary 10."""
     workload, rl_workload = bench("workload"), bench("rl_workload")

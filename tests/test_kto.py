@@ -129,6 +129,17 @@ def test_zero_reference_point_is_apo_zero():
     assert "kl" not in result.metrics
 
 
+def test_zero_reference_point_is_zero_beside_mismatched_pairs():
+    """Their mean of u, 0.3, is not subtracted. u of the answers: 0.5, -1 and, a comparison, 1, -0.5."""
+    result, logps = value(reference_point="zero", beta=0.5)
+    assert result.items.tolist() == pytest.approx([1 - s(0.25), s(-0.5), 1 - s(0.5), s(-0.25)])
+    assert result.metrics["accuracy"].tolist() == [1.0, 1.0, 1.0, 1.0]
+    result.items.sum().backward()
+    slopes = [-0.5 * s(0.25) * s(-0.25), 0.0, 0.5 * s(-0.5) * s(0.5), 0.0]
+    slopes += [-0.5 * s(0.5) * s(-0.5), 0.5 * s(-0.25) * s(0.25), 0.0]
+    assert logps.grad.tolist() == pytest.approx(slopes)
+
+
 def test_without_mismatched_pairs_it_is_said():
     result, _ = value([-1.0, -3.0], [[3], [5]], [1.0, 0.0], [-1.5, -2.0])
     assert result.metrics["unmatched"].tolist() == [1.0, 1.0]

@@ -160,13 +160,14 @@ def loss(cfg: KTO, out: Output, batch: Batch) -> Loss:
     """λ - v(x, y) for each answer, with u = log π(y|x) - log π₀(y|x):
 
     good: λ_D (1 - s(β (u - z₀))); bad: λ_U (1 - s(β (z₀ - u))). items: [answers]; out.logps: [N].
-    z₀ = max(0, mean of u over the mismatched pairs of this forest); no gradient flows through it.
+    z₀ = max(0, mean of u over the mismatched pairs of this forest), or 0 where that is the reference point
+    that is asked for; no gradient flows through it.
     """
     assert out.logps is not None
     forest = batch.forest
     ratio = forest.branch_sum(out.logps) - forest.branch_sum(batch.streams[REFERENCE])
     good, own, alone = _sides(batch.columns["label"], forest.tree_of)
-    strange = ratio.detach()[~own]
+    strange = ratio.detach()[~own] if cfg.reference_point == "mismatched" else ratio.new_zeros(0)
     z = strange.mean().clamp(min=0) if len(strange) else ratio.new_zeros(())
     gain = ratio[own] - z
     sign, weight = gain.new_full(good.shape, -1.0), gain.new_full(good.shape, cfg.undesirable_weight)
