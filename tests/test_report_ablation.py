@@ -355,6 +355,28 @@ def test_the_figure_s_shares_are_those_measured_and_make_up_one(score: Path, tmp
     assert "not attempted" in html
 
 
+def test_a_model_without_a_graded_answer_stands_in_the_figure_and_says_so() -> None:
+    shares = ("correct", "not_attempted", "incorrect")
+    results = {
+        ("sft", "facts"): [
+            outcome("facts", i, {name: float(name == "correct") for name in shares}) for i in range(9)
+        ],
+        ("dpo", "facts"): [outcome("facts", i, dict.fromkeys(shares)) for i in range(9)],
+    }
+    models: dict[str, ModelKind] = {"sft": "policy", "dpo": "policy"}
+    summary = summarise(USES[:1], {"sft": "../sft", "dpo": "../dpo"}, models, results)
+    (found,) = evolution(summary, "v")
+    (figure,) = found["figures"]
+    assert [stage["model"] for stage in figure["stages"]] == ["sft", "dpo"]
+    assert figure["stages"][1]["about"] == "0 answers, 9 not graded"
+    assert figure["stages"][1]["text"][0] == {"mean": "–", "interval": ""}
+    assert figure["svg"].count("nothing graded") == 1
+    results["sft", "facts"] = results["dpo", "facts"]
+    assert not evolution(summarise(USES[:1], {"sft": "a", "dpo": "b"}, models, results), "v"), (
+        "no share at all"
+    )
+
+
 def test_the_whiskers_stand_at_the_ends_of_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain.report import evolution as module
 

@@ -30,7 +30,7 @@ def evolution(summary: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
         figures: list[dict[str, Any]] = []
         for group in ("", *task["groups"]):
             stages = _stages(summary, task["label"], shares, group)
-            if stages:
+            if any(stage["n"] for stage in stages):
                 svg = draw_shares(stages, f"{prefix}-{len(found)}-{len(figures)}", wide=not group)
                 figures.append({"group": group, "stages": stages, "svg": svg})
         if figures:
@@ -41,7 +41,9 @@ def evolution(summary: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
 def _stages(
     summary: dict[str, Any], task: str, shares: tuple[str, str, str], group: str
 ) -> list[dict[str, Any]]:
-    """The models with all three shares, in the order of the evaluation."""
+    """The models that were asked, in the order of the evaluation; of one without a graded answer no share is
+    known.
+    """
     found = []
     for model in summary["models"]:
         about = {
@@ -49,7 +51,7 @@ def _stages(
             for e in summary["estimates"]
             if (e["model"], e["task"], e["group"]) == (model["name"], task, group) and e["metric"] in shares
         }
-        if len(about) == len(shares) and all(e["mean"] is not None for e in about.values()):
+        if len(about) == len(shares):
             first = about["correct"]
             found.append(
                 {
@@ -66,6 +68,8 @@ def _stages(
 
 
 def _written(e: dict[str, Any]) -> dict[str, str]:
+    if e["mean"] is None:
+        return {"mean": "–", "interval": ""}
     ends = f"[{100 * e['low']:.1f}, {100 * e['high']:.1f}]" if e["low"] is not None else ""
     return {"mean": f"{100 * e['mean']:.1f}\u202f%", "interval": ends}
 
@@ -91,6 +95,8 @@ def draw_shares(stages: Sequence[dict[str, Any]], prefix: str, wide: bool) -> st
 def _bar(axes: Any, row: int, shares: Sequence[dict[str, float | None]], room: float) -> None:
     """One stage. room: the least share whose number is written inside."""
     left = 0.0
+    if all(share["mean"] is None for share in shares):
+        axes.text(0.01, row, "nothing graded", ha="left", va="center", color=INK)
     for share, colour, opacity in zip(shares, (BETTER, FAINT, WORSE), (0.45, 0.8, 0.45), strict=True):
         mean = share["mean"] or 0.0
         axes.barh(row, mean, left=left, height=0.66, color=colour, alpha=opacity, linewidth=0)
