@@ -43,6 +43,8 @@ def verdict(judge, text, *references, finish=None):
         ("B. Paris is the capital.", "B"),
         ("**B.** Paris", "B"),
         ("B: Paris", "B"),
+        ("B. Vitamin C.", "B"),
+        ("A. Washington, D.C.", "A"),
         ("The answer is B.", "B"),
         ("The answer is (B).", "B"),
         ("The correct answer is: **B**", "B"),
@@ -75,6 +77,11 @@ def verdict(judge, text, *references, finish=None):
         ("The answer is A. \\boxed{B}", "AB"),
         ("(A) is wrong, (B) is right.", "AB"),
         ("A. 3\nB. 4", "AB"),
+        ("A) is wrong. B) is right.", "AB"),
+        ("**A)** no, **B)** yes", "AB"),
+        ("A: no. B: yes.", "AB"),
+        ("A. is wrong, B. is right", "AB"),
+        ("B) Paris, since A) is no capital", "AB"),
         ("Option A is wrong, option B is right.", "AB"),
         ("The answers are A, B and C.", "ABC"),
     ],
@@ -170,7 +177,15 @@ def test_both_are_found_by_name():
 
 @pytest.mark.parametrize(
     "text",
-    [" " * 20000, "!" * 20000 + "x", "\n" * 20000, "(A)" + "\n" * 20000, "The answer is" + " " * 20000 + "x"],
+    [
+        " " * 20000,
+        "!" * 20000 + "x",
+        "\n" * 20000,
+        "(A)" + "\n" * 20000,
+        "A) ," + " " * 20000,
+        "A) " + ", " * 20000,
+        "The answer is" + " " * 20000 + "x",
+    ],
 )
 def test_degenerate_responses_take_no_time(text):
     began = time.process_time()

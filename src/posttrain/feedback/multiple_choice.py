@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class MultipleChoice(Config):
 
     letters: of the choices, in upper case.
     """
+
+    version: ClassVar[int] = 2  # part of a step's key: raise it when grades change
 
     letters: str = Field("ABCDE", pattern=r"^[A-Z]{2,26}$")
 
@@ -89,5 +91,10 @@ def _begun(text: str, letters: str, some: str) -> set[str]:
     """The letter that a response begins with, and any other that it sets off in the same way."""
     if not re.match(rf"[\s*_\"'“]*(?:\({some}\)|[{letters}][*_]*[.):])[*_]*\s", text):
         return set()
-    marked = re.findall(rf"(?<!\w)\(({some})\)(?!\w)|(?:^|\n)[ \t*_\"'“]*([{letters}])[*_]*[.):]", text)
-    return {(a or b).upper() for a, b in marked}
+    found = re.findall(rf"(?<!\w)\(({some})\)(?!\w)|(?:^|\n)[ \t*_\"'“]*([{letters}])[*_]*[.):]", text)
+    # within a line: "A) is wrong. B) is right", and with a full stop where a sentence or clause may begin
+    within = (
+        rf"(?<![\w(])([{letters}])[*_]*[):](?=[\s*_]|$)|[.;,!?](?=[ \t])[ \t*_\"'“]*([{letters}])\.(?=\s|$)"
+    )
+    found += re.findall(within, text)
+    return {(a or b).upper() for a, b in found}
