@@ -112,6 +112,12 @@ def test_the_map_is_isotonic_and_counts_half_an_answer_more() -> None:
     assert made.right == pytest.approx((0.6, 0.6, 0.85))
 
 
+def test_levels_that_become_one_count_by_their_answers() -> None:
+    """By hand: 0.6: (1 + ½)/2 = 0.75; 0.8: (3 + ½)/10 = 0.35; together (1.5 + 3.5)/12, weights 2 and 10."""
+    made = fit([0.6] + [0.8] * 9, [1] + [1] * 3 + [0] * 6)  # type: ignore[arg-type]
+    assert made.right == pytest.approx((5 / 12, 5 / 12))
+
+
 def test_what_the_map_makes_of_a_preference() -> None:
     made = Calibration((0.6, 0.8, 1.0), (0.4, 0.7, 0.9))
     told = {
