@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_tokens_without_a_shape_get_one_and_an_unknown_p_has_no_colour(store: Pa
     assert answer["start"] is None
     assert [t["text"] for t in answer["tokens"]][1::2] == ["⏎\n", "■"]
     assert [t["p"] for t in answer["tokens"]] == [None, None, 0.02, None]
+
+
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [("confirmed", "against"), ("refuted", "no pair with"), ("undecided", "not clear against")],
+)
+def test_what_became_of_the_pair_is_told(store: Path, tmp_path: Path, pair: str, told: str):
+    write_lines(store / "trajectories.jsonl", [ANSWER | {"pivots": [ANSWER["pivots"][0] | {"pair": pair}]}])
+    text = " ".join(Page(build([store], tmp_path / "out").read_text("utf-8")).text.split())
+    assert re.search(rf"128 rollouts ?{told} 7 p after it 0.97", text)
 
 
 def test_a_search_that_found_nothing_says_so(store: Path, tmp_path: Path):

@@ -18,6 +18,9 @@ _STATES = {
     "no answer": "without a whole answer",
 }
 
+# What became of the claim that the other token moves p the other way.
+_PAIRS = {"confirmed": "against", "refuted": "no pair with", "undecided": "not clear against"}
+
 
 def pivotal_views(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     """One a step `pivotal`."""
@@ -135,5 +138,5 @@ def _pivot(piece: str, pivot: Mapping[str, Any]) -> dict[str, Any]:
             "-", "−"
         ),
         "other": other,
-        "pair": pivot.get("pair") == "confirmed",
+        "pair": _PAIRS.get(str(pivot.get("pair")), ""),
     }
