@@ -293,11 +293,11 @@ def test_a_prompt_that_cannot_be_asked_is_put_aside_with_its_reason(tmp_path, fo
     image = ImagePart(image="data:image/png;base64,AAAA")
     seen = Prompt(provenance=Provenance(id="seen"), messages=(Message(role="user", content=(image,)),))
     cfg = configured(tmp_path, folder, max_rejected=0.5, rollouts=2, max_rollouts=2, confirm_rollouts=2)
-    write_records(tmp_path / "prompts.jsonl", [seen, *PROMPTS[:3]])
+    write_records(tmp_path / "prompts.jsonl", [*PROMPTS[:3], PROMPTS[0], seen])
     summary = run(tmp_path, cfg)
     assert (summary["questions"], summary["rejected"]) == (3, 1)
     (line,) = lines(tmp_path / "out/rejected.jsonl")
-    assert line["reason"] == "an image, and this model reads text alone"
+    assert (line["line"], line["reason"]) == (5, "an image, and this model reads text alone")
 
 
 def test_a_prompt_that_stands_twice_is_searched_once_at_its_first_place(tmp_path, folder):

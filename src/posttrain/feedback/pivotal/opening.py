@@ -47,12 +47,12 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         )
     with Rejects(ctx.out / "rejected.jsonl") as rejects:
         rows = read_records(cfg.prompts, Prompt, rejects=rejects)
-        first: dict[str, Prompt] = {}
-        for row in rows:
-            first.setdefault(prompt_key(row), row)
-        distinct = list(first.values())
-        repeated = len(rows) - len(distinct)
-        distinct = distinct[: cfg.limit]
+        first: dict[str, int] = {}
+        for number, row in enumerate(rows, 1):
+            first.setdefault(prompt_key(row), number)
+        places = list(first.values())[: cfg.limit]
+        distinct = [rows[number - 1] for number in places]
+        repeated = len(rows) - len(first)
         rejects.kept = len(distinct)
         rejects.check(cfg.max_rejected)
         job = Job(cfg.model, ctx.state / "replies", ctx.out.name, cfg.precision, cfg.device, cfg.batch_tokens)
@@ -60,7 +60,7 @@ def open_world(cfg: PivotalConfig, ctx: StepContext) -> World:
         if not isinstance(writer, TokenWriter):
             raise ConfigError(gives_texts(cfg.engine.name))
         prompts = []
-        for number, (prompt, why) in enumerate(zip(distinct, writer.turned_away(distinct), strict=True), 1):
+        for number, prompt, why in zip(places, distinct, writer.turned_away(distinct), strict=True):
             if why:
                 rejects.add(cfg.prompts, number, RowError("messages", why), prompt.model_dump(mode="json"))
             else:
