@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from posttrain.common.config import Config, parse
 from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
-from posttrain.feedback.calibrating import Calibration, fit
+from posttrain.feedback.calibrating import Calibration, _held_out, fit
 from posttrain.feedback.judge import Preference, Verdict
 from posttrain.feedback.judging import STEP, JudgeConfig
 from posttrain.formats.write import write_records
@@ -116,6 +117,16 @@ def test_levels_that_become_one_count_by_their_answers() -> None:
     """By hand: 0.6: (1 + ½)/2 = 0.75; 0.8: (3 + ½)/10 = 0.35; together (1.5 + 3.5)/12, weights 2 and 10."""
     made = fit([0.6] + [0.8] * 9, [1] + [1] * 3 + [0] * 6)  # type: ignore[arg-type]
     assert made.right == pytest.approx((5 / 12, 5 / 12))
+
+
+def test_each_half_of_the_prompts_is_judged_by_the_map_of_the_other() -> None:
+    """Sure of 1 it is right in all ten of one half, wrong in all ten of the other. By hand: the first half
+    goes by 0.5/11, which is held at ½: errors of ¼; the second by 10.5/11.
+    """
+    sure, right = np.ones(20), np.array([1.0] * 10 + [0.0] * 10)
+    found = _held_out(sure, right, np.array([0] * 10 + [1] * 10))
+    assert found == pytest.approx((0.25 + (10.5 / 11) ** 2) / 2)
+    assert _held_out(sure, right, np.zeros(20, dtype=int)) is None
 
 
 def test_what_the_map_makes_of_a_preference() -> None:

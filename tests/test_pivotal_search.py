@@ -192,6 +192,14 @@ def test_a_confirmation_by_hand():
     (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
     assert asked == [[((7,), 16), ((7, 1), 16), ((7, 2), 16)]] * 2
     assert (trials[0].state, trials[0].pair) == ("confirmed", "confirmed")
+    # where the pivot is clear and its pair is not, the token itself is rolled out no more
+    asked.clear()
+    told[7, 2] = lambda i: i % 2 == 0
+    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    assert [len(level) for level in asked[:3]] == [3, 3, 2]
+    assert asked[2] == [((7,), 32), ((7, 2), 32)]
+    assert (trials[0].state, trials[0].token.drawn) == ("confirmed", 32)
+    told[7, 2] = lambda i: False
     # a token that changes nothing: against "0.2 or more" the best stake has (1 + 0.975 * 0.2 / 0.8)^16 = 33
     # and all together 10, less than the 20 at which it is given up; after 32 there is enough
     asked.clear()
