@@ -15,6 +15,7 @@ from posttrain.common.step import StepContext
 from posttrain.feedback.calibrating import Calibration, _held_out, fit
 from posttrain.feedback.judge import Preference, Verdict
 from posttrain.feedback.judging import STEP, JudgeConfig
+from posttrain.feedback.position import first_wins, flipped
 from posttrain.formats.write import write_records
 from posttrain.records import ROW, Comparison, Message, Prompt, Provenance, Response, Row, Samples
 
@@ -221,6 +222,21 @@ def test_scores_of_several_aspects(tmp_path: Path) -> None:
         ("short", "short", 6.0),
     ]
     assert summary["no_answer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("orders", "flips", "first"),
+    [
+        ((1.0, 1.0), False, 0.5),  # the first response, wherever it stands
+        ((1.0, 0.0), True, 1.0),  # whoever stands first
+        ((0.2, 0.9), True, 0.0),  # whoever stands second
+        ((0.5, 1.0), False, 0.25),  # a tie is no other response
+        ((0.5, 0.5), False, 0.5),
+    ],
+)
+def test_what_a_flip_is(orders: tuple[float, float], flips: bool, first: float) -> None:
+    assert flipped(orders) == flips
+    assert first_wins(orders) == first
 
 
 def test_flips_are_told_for_each_data_set_and_model(tmp_path: Path) -> None:
