@@ -15,6 +15,7 @@ from posttrain.common.step import StepContext
 from posttrain.feedback.calibrating import Calibration, _held_out, fit
 from posttrain.feedback.judge import Preference, Verdict
 from posttrain.feedback.judging import STEP, JudgeConfig
+from posttrain.feedback.labelled import asked_of
 from posttrain.feedback.position import first_wins, flipped
 from posttrain.formats.write import write_records
 from posttrain.records import ROW, Comparison, Message, Prompt, Provenance, Response, Row, Samples
@@ -222,6 +223,25 @@ def test_scores_of_several_aspects(tmp_path: Path) -> None:
         ("short", "short", 6.0),
     ]
     assert summary["no_answer"] == 2
+
+
+class LikesTheFirst:
+    """Sure of whoever stands first."""
+
+    def compare(self, items: Sequence[tuple[Prompt, Response, Response]]) -> list[Preference]:
+        return [Preference(0.9, parts={"style": Preference(1.0)}) for _ in items]
+
+
+def test_a_judge_that_likes_the_first_is_right_half_of_the_time_about_labels() -> None:
+    rows = [labelled(f"q{i}", "good", "bad") for i in range(200)]
+    said = asked_of(LikesTheFirst(), rows, 0, "judge")
+    agreed = [each.probability == 0.9 for each in said]
+    # three standard errors of a fair coin
+    assert sum(agreed) / 200 == pytest.approx(0.5, abs=3 * 0.5 / 200**0.5)
+    assert [each.parts["style"].probability for each in said] == [float(first) for first in agreed]
+    assert {each.probability for each in said} == {0.9, pytest.approx(0.1)}
+    assert asked_of(LikesTheFirst(), rows, 0, "judge") == said
+    assert asked_of(LikesTheFirst(), rows, 1, "judge") != said
 
 
 @pytest.mark.parametrize(
