@@ -153,6 +153,28 @@ def test_what_cannot_be_asked_is_not_paid_for(tmp_path):
     assert places(seen.bodies[0], "reference") == ("4",)
 
 
+def test_a_pair_of_which_one_side_cannot_be_shown_is_not_paid_for(tmp_path):
+    picture = Message(role="user", content=(ImagePart(image="cat.png"),))
+    image = Prompt(messages=(picture,), provenance=Provenance(id="i"))
+    whole, cut = Response(text="Because."), Response(text="Bec", finish="length")
+    items = [
+        (ask("Why?"), cut, whole),
+        (ask("Why?"), whole, cut),
+        (image, whole, Response(text="A cat")),
+        PAIR[0],
+    ]
+    with serving(by_text) as (url, seen):
+        said = opened(tmp_path, url, ask="compare").compare(items)
+    assert [each.reason for each in said] == [
+        "cut off",
+        "cut off",
+        "an image, which this judge is not shown",
+        "",
+    ]
+    assert [each.probability for each in said] == [None, None, None, 1.0]
+    assert len(seen.bodies) == 2
+
+
 def test_a_template_may_be_a_file_and_must_have_its_places(tmp_path):
     (tmp_path / "ask.txt").write_text('Grade {response} to {prompt}. {"not": "ours"} {format}')
     text = template_for("score", str(tmp_path / "ask.txt"))
