@@ -91,6 +91,24 @@ def test_rows_may_fork_from_any_prefix_of_what_was_read(arch):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_what_rows_see_grows_token_by_token_as_if_made_anew():
+    """35 steps: beyond the first 32 cells, and with rows that have left."""
+    model = model_of(tiny_model("llama"))
+    with torch.inference_mode():
+        slots, _ = reading.prefill(model.hf, prompts_of(9, 40), [(0, 9), (1, 40)])
+        wave = Wave(slots, [0, 0, 1, 1, 1], [9, 4, 40, 7, 40], 8, torch.device("cpu"))
+        decoder = ForestDecoder(model.hf)
+        for step in range(35):
+            if step == 20:
+                wave.select([1, 2, 4, 0], 3)
+            decoder.step([wave], torch.arange(len(wave)))
+            wave.said -= 1
+            kept = wave._masks.pop(None)
+            for ours, anew in zip(kept, wave._mask(None, torch.float32), strict=True):
+                assert torch.equal(ours, anew)
+            wave.said += 1
+
+
 def test_prompts_beyond_one_forward_are_read_in_several(monkeypatch):
     model, prompts = model_of(tiny_model("mistral")), prompts_of(20, 19, 18, 17)
     whole = LocalEngine(model).generate(prompts, HOT)

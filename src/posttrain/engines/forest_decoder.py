@@ -76,7 +76,9 @@ class _Together:
     def attend(
         self, layer: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
+        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        if len(self.waves) == 1:
+            return self.waves[0].attend(layer, q, k, v, scale, window)[None]
         sizes = [len(wave) for wave in self.waves]
-        q, k, v = (states[0].transpose(0, 1).split(sizes) for states in (query, key, value))
-        answers = [wave.attend(layer, q[i], k[i], v[i], scale, window) for i, wave in enumerate(self.waves)]
-        return (answers[0] if len(answers) == 1 else torch.cat(answers))[None]
+        parts = zip(self.waves, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+        return torch.cat([wave.attend(layer, q, k, v, scale, window) for wave, q, k, v in parts])[None]

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from posttrain.engines.prefill import Slots
 from posttrain.engines.shapes import whole_rows, whole_tokens
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What a layer attends to, as views of what is held: made anew only where that moves."""
+
+    prompt_keys: Tensor  # [S * G, D, P]
+    prompt_values: Tensor  # [S * G, P, E]
+    keys: Tensor  # [R, G, T, D], the rows' own
+    values: Tensor  # [R, G, T, E]
+    own_keys: Tensor  # the same, [R * G, D, T]
+    own_values: Tensor  # [R * G, T, E]
 
 
 class Wave:
@@ -30,7 +45,7 @@ class Wave:
         self.seen = torch.tensor([*seen, *[0] * (rows - len(seen))], device=device)
         self._keys: dict[nn.Module, Tensor] = {}  # [R, G, T, D]
         self._values: dict[nn.Module, Tensor] = {}
-        self._biases: dict[int | None, Tensor] = {}
+        self._room = 0
         self._seat(list(slot))
 
     def __len__(self) -> int:
@@ -55,6 +70,7 @@ class Wave:
         index = torch.tensor(rows, device=self.device)
         self.seen = self.seen.index_select(0, index)
         self.seen[wanted:] = 0
+        self._layers.clear()
         for held in (self._keys, self._values):
             for layer, states in held.items():
                 held[layer] = states.index_select(0, index)
@@ -73,15 +89,36 @@ class Wave:
         for s in slot:
             places.append(taken[s])
             taken[s] += 1
+        self._place = places
         self._places = whole_rows(max(taken.values()))
-        seats = [s * self._places + place for s, place in zip(slot, places, strict=True)]
-        straight = seats == list(range(len(slot)))
-        self._seats = None if straight else torch.tensor(seats, device=self.device)
+        self._masks: dict[int | None, tuple[Tensor, Tensor]] = {}
+        self._layers: dict[nn.Module, _Layer] = {}
+        self._orders: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _order(self, groups: int) -> tuple[Tensor, Tensor]:
+        """Where [S, G, places] takes its entries from among [R, G], and the other way round. What nobody
+        wants, an empty place or a row too many, is a copy of another.
+        """
+        if groups not in self._orders:
+            slots = whole_rows(len(self.slots.lengths))
+            there = torch.zeros(slots, groups, self._places, dtype=torch.long)
+            back = torch.zeros(len(self), groups, dtype=torch.long)
+            slot, place = torch.tensor([self.slot, self._place])[..., None]
+            row, group = torch.arange(len(self.slot))[:, None], torch.arange(groups)
+            there[slot, group, place] = row * groups + group
+            back[: len(row)] = (slot * groups + group) * self._places + place
+            self._orders[groups] = there.flatten().to(self.device), back.flatten().to(self.device)
+        return self._orders[groups]
 
     def begin(self) -> None:
         """Call before the forward that takes each row's next token."""
-        self._biases = {}
-        self._room = whole_tokens(self.said + 1)
+        room, masks = whole_tokens(self.said + 1), self._masks
+        self._masks = {}
+        if room == self._room and None in masks:  # as before, but that all see one token more
+            self._masks[None] = masks[None]
+            for mask, seen in zip(masks[None], (-1, 0), strict=True):
+                mask[..., self.slots.width + self.said] = seen
+        self._room = room
 
     def end(self) -> None:
         """Call after it."""
@@ -98,54 +135,63 @@ class Wave:
     ) -> Tensor:  # [R, H, E]
         rows, heads, _ = query.shape
         groups = key.shape[1]
-        own_keys, own_values = self._write(self._keys, layer, key), self._write(self._values, layer, value)
-        query = query * scale
-        prompt = self._at_prompts(query, self.slots.keys[layer].transpose(2, 3), groups)
-        own = torch.bmm(
-            query.reshape(rows * groups, heads // groups, -1), own_keys.flatten(0, 1).transpose(1, 2)
+        held = self._layers.get(layer)
+        if held is None or held.keys.shape[2] < self._room:
+            held = self._layers[layer] = self._hold(layer, key, value)
+        held.keys.select(2, self.said).copy_(key)
+        held.values.select(2, self.said).copy_(value)
+        query = (query * scale).reshape(rows * groups, heads // groups, -1)
+        scores = torch.cat(
+            [
+                self._at_prompts(query, held.prompt_keys, groups).view(rows, heads, -1),
+                torch.bmm(query, held.own_keys).view(rows, heads, -1),
+            ],
+            -1,
         )
-        scores = torch.cat([prompt, own.view(rows, heads, -1)], -1).add_(self._bias(window, query.dtype))
+        seen, hidden = self._mask(window, scores.dtype)
+        scores.view(seen.dtype).bitwise_and_(seen).bitwise_or_(hidden)
         # in float32 inside, whatever the dtype of what it reads and writes
-        probs = scores.softmax(-1)
-        width = prompt.shape[-1]
-        answer = self._at_prompts(probs[..., :width], self.slots.values[layer], groups)
-        mine = torch.bmm(
-            probs[..., width:].reshape(rows * groups, heads // groups, -1), own_values.flatten(0, 1)
-        )
-        return answer + mine.view(rows, heads, -1)
+        probs = scores.softmax(-1).view(rows * groups, heads // groups, -1)
+        width = held.prompt_keys.shape[-1]
+        answer = self._at_prompts(probs[..., :width].contiguous(), held.prompt_values, groups)
+        mine = torch.bmm(probs[..., width:].contiguous(), held.own_values)
+        return answer.add_(mine).view(rows, heads, -1)
 
     def _at_prompts(self, x: Tensor, states: Tensor, groups: int) -> Tensor:
-        """Each row's x [R, H, K] times what its slot holds, states [S, G, K, N]: [R, H, N]."""
-        rows, heads, _ = x.shape
-        slots, _, inner, outer = states.shape
-        wanted, seats = len(self.slot), slots * self._places
-        if self._seats is not None:
-            x = x.new_zeros(seats, heads, inner).index_copy_(0, self._seats, x[:wanted])
-        elif wanted < seats:
-            x = nn.functional.pad(x[:wanted], (0, 0, 0, 0, 0, seats - wanted))
-        else:
-            x = x[:wanted]
-        grid = x.reshape(slots, self._places, groups, heads // groups, inner).transpose(1, 2)
-        found = torch.bmm(grid.reshape(slots * groups, -1, inner), states.reshape(-1, inner, outer))
-        found = found.view(slots, groups, self._places, heads // groups, outer).transpose(1, 2)
-        found = found.reshape(seats, heads, outer)
-        found = found[:wanted] if self._seats is None else found.index_select(0, self._seats)
-        return found if wanted == rows else nn.functional.pad(found, (0, 0, 0, 0, 0, rows - wanted))
+        """Each row's x [R * G, h, K] times what its slot holds, states [S * G, K, N]: [R * G, h, N]."""
+        there, back = self._order(groups)
+        _, share, inner = x.shape
+        x = x.index_select(0, there).view(len(states), -1, inner)
+        return torch.bmm(x, states).view(len(there), share, -1).index_select(0, back)
 
-    def _write(self, held: dict[nn.Module, Tensor], layer: nn.Module, states: Tensor) -> Tensor:
-        """Put the newest token's states [R, G, D] behind the others; return all, [R, G, T, D]."""
+    def _hold(self, layer: nn.Module, key: Tensor, value: Tensor) -> _Layer:
+        """Room for the rows' newest tokens in a layer; key, value: [R, G, D or E], as its states are."""
+        keys, values = self._grown(self._keys, layer, key), self._grown(self._values, layer, value)
+        return _Layer(
+            self.slots.keys[layer].flatten(0, 1).transpose(1, 2),
+            self.slots.values[layer].flatten(0, 1),
+            keys,
+            values,
+            keys.flatten(0, 1).transpose(1, 2),
+            values.flatten(0, 1),
+        )
+
+    def _grown(self, held: dict[nn.Module, Tensor], layer: nn.Module, states: Tensor) -> Tensor:
+        """The rows' own states so far, [R, G, T, D], with room for the newest token's [R, G, D]."""
         own = held.get(layer)
         if own is None or own.shape[2] < self._room:
             wide = states.new_zeros(*states.shape[:2], self._room, states.shape[-1])
             if own is not None:
-                wide[:, :, : self.said] = own
+                wide[:, :, : self.said] = own[:, :, : self.said]
             held[layer] = own = wide
-        own[:, :, self.said] = states
         return own
 
-    def _bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[R, 1, P + T]: 0 where a row sees a key, -inf elsewhere; the same for all layers of a window."""
-        if window not in self._biases:
+    def _mask(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Two [R, 1, P + T] of the integers that are as wide as `dtype`: scores & the first | the second are
+        -inf where a row does not see a key, and elsewhere what they were. The same for all layers of a
+        window. A score in bf16 that is added to goes to float32 and back, which takes several times as long.
+        """
+        if window not in self._masks:
             width = self.slots.width
             at = torch.arange(width, device=self.device)
             own = torch.arange(self._room, device=self.device)
@@ -153,7 +199,8 @@ class Wave:
             if window is not None:
                 hidden[0] = hidden[0] | (self.positions[:, None] - at >= window)
                 hidden[1] = hidden[1] | (self.said - own >= window)
-            ruled_out = torch.cat(hidden, 1)
-            zeros = torch.zeros(ruled_out.shape, dtype=dtype, device=self.device)
-            self._biases[window] = zeros.masked_fill_(ruled_out, float("-inf"))[:, None]
-        return self._biases[window]
+            ruled_out = torch.cat(hidden, 1)[:, None]
+            ints = _INTEGERS[dtype.itemsize]
+            least = torch.full((), float("-inf"), dtype=dtype, device=self.device).view(ints)
+            self._masks[window] = ruled_out.to(ints) - 1, ruled_out * least
+        return self._masks[window]
