@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from test_engines import model_of, prompts_of
 from tiny import FOREST_ARCHS, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.engines import packed as module
 from posttrain.engines.local import LocalEngine
@@ -45,6 +49,48 @@ def test_layers_give_the_same_bits(arch: str) -> None:
                 assert swapped(hf) == large(hf) > 0
                 assert torch.equal(layer(x), plain)
     assert not swapped(hf)
+
+
+class Counted(TorchDispatchMode):
+    """Counts products."""
+
+    products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.products += "linear" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.inference_mode()
+def test_layers_of_one_input_are_one_product_in_any_order_and_right_with_others() -> None:
+    hf = tiny_model("qwen2", **WIDER).bfloat16()
+    attention = hf.model.layers[0].self_attn
+    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+    x, y = torch.randn(2, 1, 5, 128, dtype=torch.bfloat16)
+    expected = {one: (one(x), one(y)) for one in (q, k, v)}
+    for order in itertools.permutations((q, k, v)):
+        with packed(hf, steps=100), Counted() as counted:
+            found = [one(x) for one in order]
+        assert counted.products == 1
+        assert all(torch.equal(a, expected[one][0]) for a, one in zip(found, order, strict=True))
+    with packed(hf, steps=100):  # inputs by turns, and one layer twice
+        for one, given, at in ((q, x, 0), (k, y, 1), (q, y, 1), (v, x, 0), (v, x, 0), (k, x, 0)):
+            assert torch.equal(one(given), expected[one][at])
+
+
+@torch.inference_mode()
+def test_threads_keep_apart_what_one_product_gave() -> None:
+    hf = tiny_model("qwen2", **WIDER).bfloat16()
+    mlp = hf.model.layers[0].mlp
+    x = torch.randn(1, 5, 128, dtype=torch.bfloat16)
+    expected = mlp.up_proj(x)
+    with packed(hf, steps=100), ThreadPoolExecutor(1) as other:
+        gate = mlp.gate_proj(x)
+        other.submit(torch.inference_mode()(lambda: (mlp.gate_proj(x), mlp.up_proj(x)))).result()
+        with Counted() as counted:
+            assert torch.equal(mlp.up_proj(x), expected)
+        assert counted.products == 0
+    assert torch.equal(mlp.gate_proj(x), gate)
 
 
 def test_a_batch_is_sampled_with_it_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

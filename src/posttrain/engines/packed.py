@@ -6,8 +6,9 @@ the time in those of decoding, which have a few dozen (docs/dev-log.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 import psutil
@@ -21,6 +22,8 @@ _SHARE = 1 / 8
 # A product of no more multiplications than this is not oneDNN's in torch, and rounds otherwise.
 _LEAST = 16**3
 _ROWS = 64  # of a product, for which the layout is chosen
+# Layers of one module that are given the same input: one product is faster than several.
+_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @contextmanager
@@ -36,14 +39,36 @@ def packed(hf: nn.Module, steps: int) -> Iterator[None]:
     if not layers or size > psutil.virtual_memory().available * _SHARE:
         yield
         return
-    laid_out = {at: torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) for at, weight in copies.items()}
+    laid_out: dict[tuple[int, ...], Tensor] = {}  # tied weights once
+    forwards: dict[int, Callable[[Tensor], Tensor]] = {}
+    for group in _groups(hf, layers):
+        at = tuple(layer.weight.data_ptr() for layer in group)
+        if at not in laid_out:
+            laid_out[at] = _laid_out([layer.weight for layer in group])
+        own = [_forward(laid_out[at], group[0].bias)] if len(group) == 1 else _forwards(laid_out[at], group)
+        forwards |= dict(zip(map(id, group), own, strict=True))
     try:
         for layer in layers:
-            layer.forward = _forward(laid_out[layer.weight.data_ptr()], layer.bias)
+            layer.forward = forwards[id(layer)]
         yield
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _groups(hf: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
+    """The layers, those together that are given the same input."""
+    left = {id(layer): layer for layer in layers}
+    for module in hf.modules():
+        for names in _TOGETHER:
+            group: list[Any] = [getattr(module, name, None) for name in names]
+            if (
+                all(id(layer) in left for layer in group)
+                and len({layer.bias is None for layer in group}) == 1
+            ):
+                yield [left.pop(id(layer)) for layer in group]
+    for layer in left.values():
+        yield [layer]
 
 
 def _layers(hf: nn.Module) -> list[Any]:
@@ -61,8 +86,43 @@ def _layers(hf: nn.Module) -> list[Any]:
     ]
 
 
+def _laid_out(weights: Sequence[Tensor]) -> Tensor:
+    weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
+    return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+
+
 def _forward(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     return forward
+
+
+class _Made(local):
+    """What one product gave for layers that have not been called yet, in each thread. given: its input."""
+
+    given: Tensor | None = None
+    parts: Sequence[Tensor | None] = ()
+
+
+def _forwards(weight: Tensor, group: Sequence[Any]) -> list[Callable[[Tensor], Tensor]]:
+    """Of layers that are called with the same input in turn; with another, each is right but does it all."""
+    bias = None if group[0].bias is None else torch.cat([layer.bias for layer in group])
+    whole, made = _forward(weight, bias), _Made()
+    sizes = [layer.out_features for layer in group]
+
+    def own(number: int) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            parts = list(made.parts) if made.given is x else []
+            part = parts[number] if parts else None
+            if part is None:
+                parts = list(whole(x).split(sizes, -1))
+                part = parts[number]
+            parts[number] = None
+            made.given, made.parts = (None, ()) if not any(p is not None for p in parts) else (x, parts)
+            assert part is not None
+            return part
+
+        return forward
+
+    return [own(number) for number in range(len(group))]
