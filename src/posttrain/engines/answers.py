@@ -38,6 +38,7 @@ class Answers:
         self.lengths[count] = 1
         self.stopped = torch.zeros(count + 1, dtype=torch.bool, device=device)
         self.rows = torch.arange(whole_rows(count), device=device).clamp_(max=count)
+        self._look()
         self._noise: Tensor | None = None
         if params.temperature > 0:
             noise = torch.from_numpy(uniforms(params.seed, self.names, self.steps)).to(device)
@@ -62,11 +63,19 @@ class Answers:
         self.logps[rows, step] = drawn.logps
         self.model_logps[rows, step] = drawn.model_logps
         self.step += 1
-        under_way = self.lengths[rows] == 0
-        finished = under_way & (ended | (self.limits[rows] == self.step))
-        self.lengths[rows[finished]] = self.step
-        self.stopped[rows[finished & ended]] = True
-        return (under_way & ~finished).nonzero()[:, 0], int(finished.sum())
+        finished = self._under_way & (ended | (self._ends == step + 1))
+        count = int(finished.sum())
+        if count:
+            self.lengths[rows[finished]] = self.step
+            self.stopped[rows[finished & ended]] = True
+            self._look()
+        return self._going, count
+
+    def _look(self) -> None:
+        """Find out anew which rows go on, after one of them ended or left."""
+        self._under_way = self.lengths[self.rows] == 0
+        self._going = self._under_way.nonzero()[:, 0]
+        self._ends = self.limits[self.rows]
 
     def leave(self, going: Tensor) -> Tensor | None:
         """Let rows that are over leave if that is worth its copy; returns those that stay [R'], if so."""
@@ -77,6 +86,7 @@ class Answers:
         over[going] = False
         kept = torch.cat([going, over.nonzero()[: size - len(going), 0]])
         self.rows = self.rows[kept]
+        self._look()
         return kept
 
     def completions(self) -> Iterator[tuple[Name, Completion]]:

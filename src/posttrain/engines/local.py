@@ -20,7 +20,7 @@ from posttrain.engines.forest_decoder import ForestDecoder
 from posttrain.engines.packed import packed
 from posttrain.engines.prefixes import holders
 from posttrain.engines.protocol import BATCH_TOKENS, Completion, SamplingParams, limits_of
-from posttrain.engines.sampling import draw, uniforms
+from posttrain.engines.sampling import Draw, draw, uniforms
 from posttrain.engines.shapes import longest
 from posttrain.engines.side_by_side import SharedBar, groups, side_by_side
 from posttrain.engines.stopping import StopStrings, stop_ids
@@ -49,11 +49,10 @@ class Batch(Protocol):
 
 @dataclass
 class _Party:
-    """Rows that began together, what they have said, and logits [R, V] of what each says next."""
+    """Rows that began together, and what they have said."""
 
     batch: Batch
     answers: Answers
-    logits: Tensor
     prompt_tokens: int
 
     @property
@@ -204,26 +203,26 @@ class LocalEngine:
     def _run(self, call: _Call, waiting: Waiting, over: Event) -> Iterator[Answers]:
         """Write all answers; yields those that began together once all of them are over."""
         parties: list[_Party] = []
+        logits: list[Tensor] = []  # [R, V] each, together those of all parties' next tokens
         while (waiting or parties) and not over.is_set():
             held = sum(party.held for party in parties)
             for names in waiting.admit(held) if waiting else []:
-                begun = self._begin(call, names)
-                parties.append(_Party(*begun, waiting.prompt_tokens(names)))
+                batch, answers, first = self._begin(call, names)
+                parties.append(_Party(batch, answers, waiting.prompt_tokens(names)))
+                logits.append(first)
             going: list[_Party] = []
             tokens: list[Tensor] = []
-            for party in parties:
-                said = self._draw(party, call)
+            drawn = self._draw(parties, logits[0] if len(logits) == 1 else torch.cat(logits), call)
+            for party, said in zip(parties, drawn, strict=True):
                 if said is None:
                     yield party.answers
                 else:
                     going.append(party)
                     tokens.append(said)
             parties = going
+            logits = []
             if parties:
-                logits = call.decoder.step([party.batch for party in parties], torch.cat(tokens))
-                sizes = [len(party.batch) for party in parties]
-                for party, own in zip(parties, logits.split(sizes), strict=True):
-                    party.logits = own
+                logits.append(call.decoder.step([party.batch for party in parties], torch.cat(tokens)))
 
     def _begin(self, call: _Call, names: list[Name]) -> tuple[Batch, Answers, Tensor]:
         answers = Answers(names, [call.limits[i] for i, _ in names], call.params, self._stop_ids.device)
@@ -233,14 +232,24 @@ class LocalEngine:
         batch, logits = call.decoder.begin([call.prompts[i] for i in asked], slot, len(answers.rows))
         return batch, answers, logits
 
-    def _draw(self, party: _Party, call: _Call) -> Tensor | None:
+    def _draw(self, parties: Sequence[_Party], logits: Tensor, call: _Call) -> list[Tensor | None]:
+        """For each party one token a row, from logits [R, V] of all their rows; see `_note`."""
+        noise = [own for party in parties if (own := party.answers.noise()) is not None]
+        drawn = draw(logits[:, : self._known], call.params, torch.cat(noise) if noise else None)
+        ended = torch.isin(drawn.tokens, self._stop_ids)
+        out, start = [], 0
+        for party in parties:
+            rows = slice(start, start + len(party.batch))
+            out.append(self._note(party, drawn[rows], ended[rows], call))
+            start = rows.stop
+        return out
+
+    def _note(self, party: _Party, drawn: Draw, ended: Tensor, call: _Call) -> Tensor | None:
         """One token for each row, or None where all answers are over; rows that are over may leave."""
         answers, stops = party.answers, call.stops
-        drawn = draw(party.logits[:, : self._known], call.params, answers.noise())
-        ended = torch.isin(drawn.tokens, self._stop_ids)
         if stops.texts:
             tails = answers.tails(stops.tail, drawn.tokens)
-            ended |= torch.tensor(stops.among(tails), device=ended.device)
+            ended = ended | torch.tensor(stops.among(tails), device=ended.device)
         going, finished = answers.take(drawn, ended)
         call.bar.advance(finished)
         if not len(going):

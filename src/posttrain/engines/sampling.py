@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from posttrain.engines.protocol import SamplingParams
 # Tokens whose probabilities are summed at once: first a block is drawn, then a token in it.
 _BLOCK = 256
 # Logits that are worked on at once on the CPU: the float32 copies of more would count beside the cache.
-_CHUNK = 500_000
+_CHUNK = 2**19
 # Among so many of the likeliest tokens top_p looks first; only where they do not suffice are all sorted.
 _LIKELIEST = 1024
 
@@ -31,6 +32,9 @@ class Draw:
     tokens: Tensor
     logps: Tensor
     model_logps: Tensor
+
+    def __getitem__(self, rows: slice) -> Draw:
+        return Draw(self.tokens[rows], self.logps[rows], self.model_logps[rows])
 
 
 def uniforms(seed: int, rows: Sequence[tuple[int, int]], steps: int) -> np.ndarray:
@@ -64,6 +68,10 @@ def draw(
 
 
 def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Draw:
+    if uniform is not None and weights_are_the_models(params):
+        tokens, share = invert(logits.softmax(-1, dtype=torch.float32), uniform)
+        logps = share.log()
+        return Draw(tokens, logps, logps)
     raw = logits.float()
     if uniform is None:
         best, tokens = raw.max(-1)
@@ -74,8 +82,6 @@ def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Dra
     weights = probabilities(raw, params)
     tokens, share = invert(weights, uniform)
     logps = share.log()
-    if weights_are_the_models(params):
-        return Draw(tokens, logps, logps)
     best, mode = raw.max(-1)
     top = raw.softmax(-1).gather(-1, mode[:, None])[:, 0].log()
     return Draw(tokens, logps, raw.gather(-1, tokens[:, None])[:, 0] - best + top)
@@ -83,7 +89,8 @@ def _draw(logits: Tensor, params: SamplingParams, uniform: Tensor | None) -> Dra
 
 def _refuse_no_distribution(mass: Tensor) -> None:
     """mass: [R], what probabilities of a row sum to; above 0 for a row with finite logits."""
-    if not bool((mass.isfinite() & (mass > 0)).all()):
+    least, most = (float(bound) for bound in mass.aminmax())
+    if not 0 < least <= most < math.inf:  # nor where one is no number, for then both bounds are none
         raise TrainingError(
             "the model's logits are not finite numbers, so nothing can be sampled: its weights are damaged, "
             "or its training diverged (lower optimizer.lr)"
