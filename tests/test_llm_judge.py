@@ -153,6 +153,18 @@ def test_what_cannot_be_asked_is_not_paid_for(tmp_path):
     assert places(seen.bodies[0], "reference") == ("4",)
 
 
+def test_two_judges_of_one_step_are_each_booked_what_they_cost(tmp_path):
+    with serving(lambda body: says(grades(), tokens=40, prompt=500)) as (url, _):
+        one, other = (opened(tmp_path, url, seed=seed, budget={"tokens": 6000}) for seed in (1, 2))
+        one.score(ONE)
+        other.score(ONE * 2)
+        assert (one.spent()["answers_paid"], one.spent()["prompt_tokens"]) == (1, 500)
+        assert (other.spent()["answers_paid"], other.spent()["prompt_tokens"]) == (1, 500)
+        again = opened(tmp_path, url, seed=1, budget={"tokens": 6000})
+        again.score(ONE)
+    assert (again.spent()["answers_paid"], again.spent()["cache_hits"]) == (1, 1)
+
+
 def test_a_pair_of_which_one_side_cannot_be_shown_is_not_paid_for(tmp_path):
     picture = Message(role="user", content=(ImagePart(image="cat.png"),))
     image = Prompt(messages=(picture,), provenance=Provenance(id="i"))
