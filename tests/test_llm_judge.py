@@ -49,6 +49,15 @@ def test_repeats_are_draws_of_their_own_and_their_mean_is_over_those_that_can_be
     assert len({body["seed"] for body in seen.bodies}) == 3
 
 
+def test_repeats_are_draws_of_their_own_also_where_no_seed_is_sent(tmp_path):
+    with serving(in_turn(says(grades(5)), says(grades(3)), says(grades(1)))) as (url, seen):
+        fields = {"repeats": 3, "temperature": 1.0, "send_seed": False, "concurrency": 1}
+        (verdict,) = opened(tmp_path, url, **fields).score(ONE)
+    assert verdict.parts["accuracy"] == 3
+    assert len(seen.bodies) == 3
+    assert not any("seed" in body for body in seen.bodies)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -13,6 +13,7 @@ from posttrain.common.config import parse
 from posttrain.common.step import StepContext
 from posttrain.engines.server import OutOfBudget, ServerError
 from posttrain.feedback.judging import STEP, JudgeConfig
+from posttrain.feedback.label_cost import cost_of
 from posttrain.flow.oneoff import run_into
 from posttrain.formats.write import write_records
 from posttrain.records import ROW, Provenance, Response, Samples
@@ -84,6 +85,23 @@ def test_the_step_tells_flips_position_and_price(tmp_path):
     assert (cost["prompt_tokens"], cost["completion_tokens"]) == (2 * 10 + 4 * 20, 2 * 3 + 4 * 5)
     assert cost["tokens_per_label"] == 126
     assert cost["usd_per_label"] == pytest.approx((100 + 260) / 1e6)
+
+
+class Charged:
+    """A judge that was paid for 300 and 100 tokens, half a dollar."""
+
+    def score(self, items):
+        raise AssertionError("asked")
+
+    def spent(self):
+        return {"prompt_tokens": 300, "completion_tokens": 100, "usd": 0.5}
+
+
+def test_the_price_is_told_by_the_label():
+    cost = cost_of(Charged(), 8)["cost"]
+    assert (cost["tokens_per_label"], cost["usd_per_label"]) == (50, 0.0625)
+    nothing = cost_of(Charged(), 0)["cost"]
+    assert (nothing["usd"], nothing["tokens_per_label"], nothing["usd_per_label"]) == (0.5, None, None)
 
 
 def test_ratings_keep_the_third_state(tmp_path):
