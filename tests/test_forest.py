@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from posttrain.models import attention as attention_module
 from posttrain.models import layout as layout_module
+from posttrain.models import logprobs
 from posttrain.models.attention import PathAttention, install
 from posttrain.models.forest import Branch, pack, paths_of, plant, tree_of
 from posttrain.models.forward import ENTROPY, LOGPS, SCORES, VALUES, forward, score_trees
@@ -280,11 +281,16 @@ def test_every_tiny_architecture_is_either_forest_or_fallback():
     assert set(ARCHS) == {*FOREST_ARCHS, *FALLBACK_ARCHS}
 
 
+@pytest.mark.parametrize("narrowest", [1000, 16, 7])
 @pytest.mark.parametrize("entropies", [False, True])
-def test_temperature_divides_the_logits(entropies):
-    """Value and gradients against plain autograd in float64."""
+def test_log_probs_block_by_block(entropies, narrowest, monkeypatch):
+    """Value and gradients at a temperature against plain autograd in float64; the vocabulary in blocks."""
+    monkeypatch.setattr(logprobs, "CHUNK", 1)
+    monkeypatch.setattr(logprobs, "TILE", 60)
+    monkeypatch.setattr(logprobs, "NARROWEST", narrowest)
     torch.manual_seed(0)
     head = torch.nn.Linear(16, 40)
+    head.bias.data[14:] += torch.linspace(0, 30, 26)  # some blocks hold nearly nothing, one nearly all
     hidden, targets = torch.randn(9, 16), torch.randint(0, 40, (9,))
     upstream, other = torch.randn(9), torch.randn(9)
     found = []

@@ -1,4 +1,4 @@
-"""Log-probs of wanted tokens in chunks, so that the [tokens, vocabulary] matrix never exists."""
+"""Log-probs of wanted tokens without the [tokens, vocabulary] matrix ever being there whole."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Logits held at once: products gain no more from more rows, and each chunk is added to the weight's gradient.
-CHUNK = 16_000_000
+# Logits held at once: products gain no more from more of them.
+CHUNK = 8_000_000
 # Of them, those that are float32 at a time on the CPU: 4 MB, which pass from step to step through the cache.
 TILE = 1_000_000
+NARROWEST = 256  # entries of the vocabulary, however many tokens are wanted
 
 
 class HeadLogps(torch.autograd.Function):
     """logp[i] = log softmax((h_i W^T + b) / t)[target_i] and its entropy; logits are made again in backward.
 
-    With p = softmax(z), z the logits over the temperature t: d logp / dz = onehot - p, and d entropy / dz =
-    -p (log p + entropy). The upstream gradient multiplies rows of the small [N, H] sides of the two products,
-    not the [N, V] matrix between them.
+    The vocabulary is taken block by block. With q the softmax within a block and s the share of all
+    probability that lies in it, p = s q; the entropy is the sum over blocks of s (that of q - log s).
+
+    With z the logits over the temperature t: d logp / dz = onehot - p, and d entropy / dz = -p (log p +
+    entropy). The upstream gradient multiplies rows of the small [N, H] sides of the two products, not the
+    [N, V] matrix between them.
     """
 
     @staticmethod
@@ -33,72 +37,100 @@ class HeadLogps(torch.autograd.Function):
         entropies: bool,
         temperature: float,
     ) -> tuple[Tensor, Tensor | None]:  # [N], [N] float32
-        logps = hidden.new_empty(len(targets), dtype=torch.float32)
-        entropy = torch.empty_like(logps) if entropies else None
-        chunks = _chunks(len(targets), weight.shape[0])
-        room = _room(hidden, weight, chunks)
-        for rows in chunks:
-            logits = _logits(hidden[rows], weight, bias, room)
-            for tile, at in _tiles(logits, rows.start):
-                logq = _tempered(tile, temperature).log_softmax(-1)
-                logps[at] = logq.gather(-1, targets[at, None]).squeeze(-1)
-                if entropy is not None:
-                    entropy[at] = -torch.linalg.vecdot(logq.exp(), logq)
-        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        blocks = _blocks(len(targets), weight.shape[0])
+        logps = hidden.new_zeros(len(targets), dtype=torch.float32)
+        masses = logps.new_zeros(len(blocks), len(targets))  # log of a block's sum of exponentials
+        within = torch.empty_like(masses) if entropies else None  # entropy of q
+        room = _room(hidden, blocks)
+        for i, block in enumerate(blocks):
+            logits = _logits(hidden, weight, bias, block, room)
+            for tile, rows in _tiles(logits):
+                z = _tempered(tile, temperature)
+                logq = z.log_softmax(-1)
+                if len(blocks) > 1:
+                    masses[i, rows] = z.amax(-1) - logq.amax(-1)
+                at, inside = _places(targets[rows], block)
+                logps[rows] += logq.gather(-1, at).squeeze(-1).where(inside, 0.0)
+                if within is not None:
+                    within[i, rows] = -torch.linalg.vecdot(logq.exp(), logq)
+        shares = masses - masses.logsumexp(0)  # log s: exactly 0 where there is one block
+        logps += shares.gather(0, (targets // blocks[0].stop)[None])[0]
+        entropy = None if within is None else (shares.exp() * (within - shares)).sum(0)
+        ctx.save_for_backward(hidden, weight, bias, targets, shares, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # an entropy that is only looked at costs no gradient
         return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, shares, entropy = ctx.saved_tensors
         grad = torch.zeros(len(targets), device=hidden.device) if grad is None else grad
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_hidden: Tensor | None = None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         # d logp / dz has one factor a row, which can wait for the small sides of the products
         factor = (-grad if grad_entropy is None else torch.ones_like(grad))[:, None] / ctx.temperature
-        chunks = _chunks(len(targets), weight.shape[0])
-        room = _room(hidden, weight, chunks)
-        product = torch.empty_like(weight) if need_weight else None
-        for rows in chunks:
-            slope = _logits(hidden[rows], weight, bias, room)  # each tile overwritten
-            for tile, at in _tiles(slope, rows.start):
-                logits = _tempered(tile, ctx.temperature)
+        scaled = (hidden * factor).to(hidden.dtype)
+        blocks = _blocks(len(targets), weight.shape[0])
+        room = _room(hidden, blocks)
+        for i, block in enumerate(blocks):
+            slope = _logits(hidden, weight, bias, block, room)  # each tile overwritten
+            for tile, rows in _tiles(slope):
+                z = _tempered(tile, ctx.temperature)
+                at, inside = _places(targets[rows], block)
                 if grad_entropy is not None:
-                    exact = _slope(logits, targets[at], grad[at], entropy[at], grad_entropy[at])
+                    logp = z.log_softmax(-1).add_(shares[i, rows, None])
+                    mixed = (
+                        logp.add(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad[rows, None])
+                    )
+                    exact = logp.exp_().mul_(mixed.neg_()).scatter_add_(1, at, (grad[rows] * inside)[:, None])
                 else:
                     # p - onehot in float32, so that it stays exact where p is nearly 1
-                    exact = logits.softmax(-1)
-                    exact.scatter_add_(1, targets[at, None], exact.new_full((len(exact), 1), -1.0))
+                    exact = z.softmax(-1)
+                    if len(blocks) > 1:
+                        exact.mul_(shares[i, rows, None].exp())
+                    exact.scatter_add_(1, at, -inside[:, None].float())
                 if grad_bias is not None:
-                    grad_bias += factor[at, 0] @ exact
+                    grad_bias[block] += factor[rows, 0] @ exact
                 tile.copy_(exact)
-            if grad_hidden is not None:
-                torch.mul(slope @ weight, factor[rows], out=grad_hidden[rows])
+            if need_hidden:
+                part = slope @ weight[block]
+                grad_hidden = part if grad_hidden is None else grad_hidden.float().add_(part)
             if grad_weight is not None:
-                grad_weight += torch.mm(
-                    slope.t(), (hidden[rows] * factor[rows]).to(hidden.dtype), out=product
-                )
-        if product is not None and grad_weight is not None:
-            grad_weight = product.copy_(grad_weight)
+                torch.mm(slope.t(), scaled, out=grad_weight[block])
+        if grad_hidden is not None:
+            grad_hidden = (grad_hidden * factor).to(hidden.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _room(hidden: Tensor, weight: Tensor, chunks: list[slice]) -> Tensor:
-    """Where the logits of one chunk after the other stand: what is taken anew each time lies scattered."""
-    return hidden.new_empty(max((rows.stop - rows.start for rows in chunks), default=0), weight.shape[0])
+def _blocks(tokens: int, vocabulary: int) -> list[slice]:
+    """Ranges of the vocabulary such that no more than CHUNK logits of all tokens are held at once."""
+    step = max(NARROWEST, CHUNK // max(tokens, 1))
+    return [slice(a, min(a + step, vocabulary)) for a in range(0, vocabulary, step)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, room: Tensor) -> Tensor:
-    """[n, H] -> [n, V], in the first rows of `room`."""
-    room = room[: len(hidden)]
+def _room(hidden: Tensor, blocks: list[slice]) -> Tensor:
+    """Where the logits of one block after the other stand: large tensors taken anew would lie scattered."""
+    return hidden.new_empty(len(hidden) * blocks[0].stop)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, block: slice, room: Tensor) -> Tensor:
+    """[N, H] -> [N, entries of the block], in `room`."""
+    width = block.stop - block.start
+    out = room[: len(hidden) * width].view(len(hidden), width)
     if bias is None:
-        return torch.mm(hidden, weight.t(), out=room)
-    return torch.addmm(bias, hidden, weight.t(), out=room)
+        return torch.mm(hidden, weight[block].t(), out=out)
+    return torch.addmm(bias[block], hidden, weight[block].t(), out=out)
+
+
+def _places(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+    """Where in the block each target stands, [n, 1], and whether it does, [n]."""
+    at = targets - block.start
+    inside = (at >= 0) & (targets < block.stop)
+    return at.where(inside, 0)[:, None], inside
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
@@ -106,24 +138,13 @@ def _tempered(logits: Tensor, temperature: float) -> Tensor:
     return logits.float() if temperature == 1 else logits.float() / temperature
 
 
-def _slope(logits: Tensor, targets: Tensor, grad: Tensor, entropy: Tensor, grad_entropy: Tensor) -> Tensor:
-    """d loss / d logits where the entropy takes part: [rows, V]."""
-    logq = logits.log_softmax(-1)
-    factor = logq.add(entropy[:, None]).mul_(grad_entropy[:, None]).add_(grad[:, None])
-    return logq.exp_().mul_(factor.neg_()).scatter_add_(1, targets[:, None], grad[:, None])
-
-
-def _chunks(total: int, width: int) -> list[slice]:
-    step = max(16, CHUNK // width)
-    return [slice(a, min(a + step, total)) for a in range(0, total, step)]
-
-
-def _tiles(logits: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
-    """Rows of logits [n, V] that are worked on in float32 at once, and where they stand from `start` on."""
+def _tiles(logits: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Rows of logits [N, V] that are worked on in float32 at once, and which they are."""
     rows, width = logits.shape
-    step = max(1, TILE // width) if logits.device.type == "cpu" else rows
+    step = max(1, TILE // width) if logits.device.type == "cpu" else max(rows, 1)
     for a in range(0, rows, step):
-        yield logits[a : a + step], slice(start + a, start + min(a + step, rows))
+        part = slice(a, min(a + step, rows))
+        yield logits[part], part
 
 
 def token_logps(
@@ -149,9 +170,10 @@ def token_logps(
 
     weight = getattr(head, "weight", None)
     width = weight.shape[0] if isinstance(weight, Tensor) else 32_000
+    step = max(16, CHUNK // width)
     parts = [
-        checkpoint(chunk, hidden[rows], targets[rows], use_reentrant=False)
-        for rows in _chunks(len(targets), width)
+        checkpoint(chunk, hidden[a : a + step], targets[a : a + step], use_reentrant=False)
+        for a in range(0, len(targets), step)
     ]
     if not parts:
         empty = hidden.new_zeros(0, dtype=torch.float32)

@@ -168,4 +168,4 @@ def run(cfg: TrainConfig, ctx: StepContext) -> dict[str, Any]:
     return run_training(cfg, ctx)
 
 
-STEP = Step("train", TrainConfig, run, version=4)
+STEP = Step("train", TrainConfig, run, version=5)
