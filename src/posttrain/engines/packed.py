@@ -22,8 +22,8 @@ _SHARE = 1 / 8
 # A product of no more multiplications than this is not oneDNN's in torch, and rounds otherwise.
 _LEAST = 16**3
 _ROWS = 64  # of a product, for which the layout is chosen
-# Layers of one module that are given the same input: one product is faster than several.
-_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# Layers of one module that are given the same input, and too narrow apart: one product is faster than three.
+_TOGETHER = ("q_proj", "k_proj", "v_proj")
 
 
 @contextmanager
@@ -60,13 +60,11 @@ def _groups(hf: nn.Module, layers: Sequence[Any]) -> Iterator[list[Any]]:
     """The layers, those together that are given the same input."""
     left = {id(layer): layer for layer in layers}
     for module in hf.modules():
-        for names in _TOGETHER:
-            group: list[Any] = [getattr(module, name, None) for name in names]
-            if (
-                all(id(layer) in left for layer in group)
-                and len({layer.bias is None for layer in group}) == 1
-            ):
-                yield [left.pop(id(layer)) for layer in group]
+        group: list[Any] = [getattr(module, name, None) for name in _TOGETHER]
+        if not all(id(layer) in left for layer in group):
+            continue
+        if len({(layer.in_features, layer.bias is None) for layer in group}) == 1:
+            yield [left.pop(id(layer)) for layer in group]
     for layer in left.values():
         yield [layer]
 
