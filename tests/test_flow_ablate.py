@@ -170,6 +170,30 @@ def test_steps_that_a_value_names_are_those_of_the_column() -> None:
     assert "sft -> pairs2 -> sft (-> means needs)" in said
 
 
+def test_a_road_may_end_in_the_last_round_of_a_block() -> None:
+    road = """
+base: {do: train, model: {config: tiny}}
+rounds:
+  repeat: 2
+  start: {policy: "@base"}
+  steps:
+    rows: {do: join, inputs: "@previous.policy"}
+    policy: {do: train, model: "@previous.policy", data: "@rows"}
+"""
+    columns = "{all: , once: {without: rounds.2.policy}, fast: {set: {rounds.policy.rate: 2}}}"
+    table = f"t: {{ablate: END, columns: {columns}}}\n"
+    for end in ("@rounds.policy", "@rounds.2.policy"):
+        text = road + table.replace("END", f'"{end}"') + 'score: {do: score, model: "@t"}\n'
+        found = {step.name: step.config for step in recipe(text).steps}
+        assert found["score"].model == {
+            "all": "@rounds.2.policy",
+            "once": "@rounds.1.policy",
+            "fast": "@rounds.2.policy.fast",
+        }
+        assert found["rounds.2.policy.fast"].model == "@rounds.1.policy.fast"
+    assert "is no single step" in refused(road + table.replace("END", '"@rounds.*.policy"'))
+
+
 @pytest.mark.parametrize(
     ("column", "said"),
     [

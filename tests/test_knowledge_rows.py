@@ -286,7 +286,8 @@ def quality(prompt, response):
 
 def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_records(tmp_path / "q.jsonl", [ask(i, knowledge="usually") for i in range(8)])
+    # question 0 stands twice: it is asked once, and the lines of the others are those of the file
+    write_records(tmp_path / "q.jsonl", [ask(i, knowledge="usually") for i in (0, *range(8))])
     out = tmp_path / "out"
     out.mkdir()
     with serving(served) as (url, seen):
@@ -335,6 +336,7 @@ def test_bogus_questions_are_written_rated_and_kept_where_attempts_disagree(tmp_
         "few attempts": 1,
         "attempts agree": 1,
     }
+    assert next(line["line"] for line in left if line["reason"].startswith("unreadable")) == 5
     assert "6 of 6 say 'the'" in next(line["reason"] for line in left if "agree" in line["reason"])
 
 

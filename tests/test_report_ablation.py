@@ -377,6 +377,26 @@ def test_a_model_without_a_graded_answer_stands_in_the_figure_and_says_so() -> N
     )
 
 
+def test_two_uses_of_one_task_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+    uses = [
+        TaskUse(name="facts", label=label, settings=Facts()) for label in ("what was told", "what it knew")
+    ]
+    results = {
+        (model, use.label): [outcome(use.label, i, {"correct": float(i < n)}) for i in range(20)]
+        for model, told, knew in (("sft", 0, 20), ("dpo", 20, 0))
+        for use, n in zip(uses, (told, knew), strict=True)
+    }
+    made = write_artifact(tmp_path / "score-99223344bbcc", "evaluate", {}, 3.0, {}, {})
+    lines = [{"model": m, "task": t, **vars(o)} for (m, t), some in results.items() for o in some]
+    write_lines(made / "results.jsonl", lines)
+    models: dict[str, ModelKind] = {"sft": "policy", "dpo": "policy"}
+    summary = summarise(uses, {"sft": "../sft", "dpo": "../dpo"}, models, results)
+    write_json(made / "summary.json", summary | {"seed": 0, "limit": None})
+    html = words(report(made, tmp_path / "out", True))
+    assert "Better on what was told +100" in html
+    assert "Worse on what it knew −100" in html
+
+
 def test_the_whiskers_stand_at_the_ends_of_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain.report import evolution as module
 

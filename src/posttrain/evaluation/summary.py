@@ -59,7 +59,7 @@ def _describe(use: TaskUse, results: Results, amounts: Set[str]) -> dict[str, An
     return {
         "label": use.label,
         "name": use.name,
-        "title": getattr(task, "title", "") or use.label,
+        "title": use.label if use.label != use.name else getattr(task, "title", "") or use.label,
         "headline": task.headline,
         "metrics": metrics,
         "groups": sorted({o.group for o in all_outcomes if o.group}, key=_natural),

@@ -10,6 +10,7 @@ from typing import Any
 from posttrain.common.config import nearest
 from posttrain.common.errors import ConfigError
 from posttrain.flow.ablate import Ablation, Column
+from posttrain.flow.names import Names
 from posttrain.flow.ordering import in_order, needs_of
 from posttrain.flow.references import Reference, read_reference, rewrite
 from posttrain.flow.stands import Road, write_column
@@ -21,34 +22,39 @@ Ends = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Columns:
-    """All steps with those that the columns add, each after what it needs; the columns' ends; and a line on
-    each column.
+    """All steps with those that the columns add, each after what it needs; the columns' ends, and each
+    block's whole road's; and a line on each column.
     """
 
     steps: list[FlatStep]
     ends: Ends
+    roads: Mapping[str, str]
     notes: list[str]
 
 
-def write_columns(steps: Sequence[FlatStep], blocks: Mapping[str, Ablation]) -> Columns:
-    """Raises ConfigError for a name that is no step of the road, a step that cannot be left out, and two
-    columns of a block that are the same model.
+def write_columns(steps: Sequence[FlatStep], blocks: Mapping[str, Ablation], names: Names) -> Columns:
+    """names: which step a road's end means.
+
+    Raises ConfigError for a name that is no step of the road, a step that cannot be left out, and two columns
+    of a block that are the same model.
     """
     if not blocks:
-        return Columns(list(steps), {}, [])
+        return Columns(list(steps), {}, {}, [])
     ends: dict[str, dict[str, str]] = {}
+    roads: dict[str, str] = {}
     notes: list[str] = []
     added: dict[str, list[FlatStep]] = {}
     taken = {step.name for step in steps}
     for name, block in blocks.items():
-        road = _road(block, steps, taken)
+        road = _road(block, steps, taken, names)
+        roads[name] = road.end
         ends[name] = {column.name: write_column(column, road) for column in block.columns}
         _check_differ(block, ends[name])
         notes += [_told(name, column, ends[name][column.name]) for column in block.columns]
         for step, copies in road.copies.items():
             added.setdefault(step, []).extend(copies)
     written = [new for step in steps for new in (step, *added.get(step.name, ()))]
-    return Columns(in_order([_named(step, ends) for step in written]), ends, notes)
+    return Columns(in_order([_named(step, ends) for step in written]), ends, roads, notes)
 
 
 def _check_differ(block: Ablation, ends: Mapping[str, str]) -> None:
@@ -69,20 +75,29 @@ def _told(block: str, column: Column, model: str) -> str:
     return f"{block}.{column.name}: {model}" + (f" ({'; '.join(said)})" if said else "")
 
 
-def _road(block: Ablation, steps: Sequence[FlatStep], taken: set[str]) -> Road:
+def _road(block: Ablation, steps: Sequence[FlatStep], taken: set[str], names: Names) -> Road:
     by_name = {step.name: step for step in steps}
-    end = read_reference(block.end)
-    if end is None or end.file or end.name not in by_name:
+    end = _single(block.end, names)
+    if end not in by_name:
         said = block.end.removeprefix("@")
         raise ConfigError(
             f"{block.places.at(('ablate',))}: {block.name}.ablate: '{block.end}' is no single step"
             f" ({nearest(said, sorted(by_name))})"
         )
-    behind = {end.name}
+    behind = {end}
     for step in reversed(steps):
         if step.name in behind:
             behind |= needs_of(step, by_name)
-    return Road(block, end.name, {step.name: step for step in steps if step.name in behind}, taken)
+    return Road(block, end, {step.name: step for step in steps if step.name in behind}, taken)
+
+
+def _single(end: str, names: Names) -> str:
+    """The step that the end of a road may be: of a `repeat:` block the last round's, as elsewhere."""
+    reference = read_reference(end)
+    found = names.find(reference) if reference and not reference.file else ""
+    if isinstance(found, str) or found.many:
+        return ""
+    return ".".join((found.names[0], *found.picks))
 
 
 def _named(step: FlatStep, models: Ends) -> FlatStep:

@@ -15,6 +15,7 @@ from posttrain.common.step import Step
 from posttrain.flow.asked import asked_of
 from posttrain.flow.columns import write_columns
 from posttrain.flow.inputs import inputs_of
+from posttrain.flow.names import Names
 from posttrain.flow.overrides import parse_overrides
 from posttrain.flow.references import read_reference
 from posttrain.flow.repeats import write_out
@@ -92,7 +93,7 @@ def check_recipe(
     if not written.templates:
         raise ConfigError(f"{name}: no steps")
     apart = tell_apart(written)
-    columns = write_columns(apart, written.ablations)
+    columns = write_columns(apart, written.ablations, Names(written))
     screens: list[str] = []
     flat = columns.steps
     if SCREENS in verbs:

@@ -94,8 +94,7 @@ def screen_rows(
 
 def _behind(block: Ablation, columns: Columns, steps: Mapping[str, FlatStep]) -> list[FlatStep]:
     """The trainings that a block's columns, and its whole road, are made by."""
-    end = read_reference(block.end)
-    waiting = [*columns.ends[block.name].values(), *([end.name] if end else [])]
+    waiting = [*columns.ends[block.name].values(), columns.roads[block.name]]
     names = set[str]()
     while waiting:
         name = waiting.pop()

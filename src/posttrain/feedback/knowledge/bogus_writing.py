@@ -81,12 +81,14 @@ def written(
     writer: Writer, questions: str, ctx: StepContext, drop: Drop
 ) -> tuple[list[Candidate], dict[str, Any]]:
     """What the writer made of real questions, and what `sample` tells of it."""
-    real = {prompt_key(prompt): prompt for prompt in read_records(questions, Prompt)}
-    requests = [_request(writer, prompt) for prompt in real.values()]
+    real: dict[str, tuple[int, Prompt]] = {}
+    for number, prompt in enumerate(read_records(questions, Prompt), 1):
+        real.setdefault(prompt_key(prompt), (number, prompt))
+    requests = [_request(writer, prompt) for _, prompt in real.values()]
     rows, summary = ask(writer, requests, ctx, "writing")
     answers = {prompt_key(row.prompt): row for row in rows}
     found: list[Candidate] = []
-    for number, (prompt, asked) in enumerate(zip(real.values(), requests, strict=True), 1):
+    for (number, prompt), asked in zip(real.values(), requests, strict=True):
         row = answers.get(prompt_key(asked))
         if row is None:
             drop(Candidate(number, prompt), "no_reply", "the writer gave none")
