@@ -97,7 +97,7 @@ def counted(
     findable: set[Token] = set()
     seen: dict[str, set[Token]] = {"candidates": set(), "confirmed": set()}
     changes: dict[Token, float] = {}
-    pairs = right = 0
+    pairs: dict[Token, bool] = {}  # whether both tokens do what is claimed
     for line in lines:
         q, ids = number[line["id"]], tuple(line["token_ids"])
         along = [p[q, ids[:i]] for i in range(len(ids))] + [float(line["success"])]
@@ -111,9 +111,9 @@ def counted(
             if pivot["state"] == "confirmed":
                 seen["confirmed"].add(token)
             if pivot["pair"] == "confirmed":
-                pairs += 1
                 other = p.get((q, (*token[1], pivot["other"])), 0.0)
-                right += (other - along[pivot["at"]]) * changes[token] < 0 and abs(changes[token]) >= gap
+                opposed = (other - along[pivot["at"]]) * changes[token] < 0
+                pairs[token] = opposed and abs(changes[token]) >= gap
     found: dict[str, Any] = {
         "answers": len(lines),
         "tokens": len(changes),
@@ -130,7 +130,8 @@ def counted(
     found["precision_of_candidates"] = _share(found["candidates_real"], found["candidates"])
     missed = sorted((round(abs(changes[t]), 2) for t in findable - seen["confirmed"]), reverse=True)
     false = sorted((round(abs(changes[t]), 2) for t in seen["confirmed"] - real), reverse=True)
-    return found | {"pairs": pairs, "pairs_right": right, "missed_changes": missed, "false_changes": false}
+    told = {"pairs": len(pairs), "pairs_right": sum(pairs.values())}
+    return found | told | {"missed_changes": missed, "false_changes": false}
 
 
 def as_published(

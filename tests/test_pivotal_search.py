@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from pivotal_world import World, p_after
 
-from posttrain.feedback.pivotal.candidates import Candidate
-from posttrain.feedback.pivotal.confirm import Claims, confirm
+from posttrain.feedback.pivotal.candidates import Candidate, Trajectory
+from posttrain.feedback.pivotal.confirm import Claims, Trial, confirm
 from posttrain.feedback.pivotal.drive import drive
+from posttrain.feedback.pivotal.outcome import along
 from posttrain.feedback.pivotal.rollouts import Along, Ask, Rollout
 from posttrain.feedback.pivotal.search import Found, Rules, search
 from posttrain.feedback.pivotal.subdivide import Stretch, split, subdivide
@@ -170,7 +171,7 @@ def test_precision_and_recall_of_the_search():
 def test_nothing_is_confirmed_where_nothing_is():
     # candidates that change p by a tenth, or not at all, the other token likewise
     world = World(3, 0.0)
-    none = [Candidate(i, 0, (15,) * k, 16 + 2 * (i % 2), True, 17) for i, k in enumerate([30, 38] * 25)]
+    none = [Candidate(i, (15,) * k, 16 + 2 * (i % 2), True, 17) for i, k in enumerate([30, 38] * 25)]
     assert {round(change(c), 6) for c in none} == {0.0, 0.1}
     (trials,) = drive([confirm(none, CLAIMS)], world)
     assert [t.state for t in trials].count("confirmed") == 0
@@ -189,13 +190,13 @@ def test_a_confirmation_by_hand():
         asked.append([(ask.prefix, ask.n) for ask in asks])
         return [[Rollout((9,), told[ask.prefix](i)) for i in range(ask.n)] for ask in asks]
 
-    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    (trials,) = drive([confirm([Candidate(0, (7,), 1, True, 2)], CLAIMS)], roll)
     assert asked == [[((7,), 16), ((7, 1), 16), ((7, 2), 16)]] * 2
     assert (trials[0].state, trials[0].pair) == ("confirmed", "confirmed")
     # where the pivot is clear and its pair is not, the token itself is rolled out no more
     asked.clear()
     told[7, 2] = lambda i: i % 2 == 0
-    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    (trials,) = drive([confirm([Candidate(0, (7,), 1, True, 2)], CLAIMS)], roll)
     assert [len(level) for level in asked[:3]] == [3, 3, 2]
     assert asked[2] == [((7,), 32), ((7, 2), 32)]
     assert (trials[0].state, trials[0].token.drawn) == ("confirmed", 32)
@@ -204,15 +205,24 @@ def test_a_confirmation_by_hand():
     # and all together 10, less than the 20 at which it is given up; after 32 there is enough
     asked.clear()
     told = {(7,): lambda i: i % 2 == 0, (7, 1): lambda i: i % 2 == 0, (7, 2): lambda i: False}
-    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, True, 2)], CLAIMS)], roll)
+    (trials,) = drive([confirm([Candidate(0, (7,), 1, True, 2)], CLAIMS)], roll)
     assert [[n for _, n in level] for level in asked] == [[16, 16, 16]] * 2
     assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
     # the first candidate said to fall is refuted, and its pair with it
     asked.clear()
     told[7, 1] = lambda i: True
-    (trials,) = drive([confirm([Candidate(0, 0, (7,), 1, False, 2)], CLAIMS)], roll)
+    (trials,) = drive([confirm([Candidate(0, (7,), 1, False, 2)], CLAIMS)], roll)
     assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
     assert len(asked) == 1
+
+
+def test_a_candidate_belongs_to_every_answer_that_goes_its_way():
+    first, second = (
+        Trajectory(Along(tokens), (-1.0,) * len(tokens), True, [], []) for tokens in [(1, 2, 9), (1, 2, 8, 9)]
+    )
+    trials = [Trial(Candidate(0, *about, True, None)) for about in [((1, 2, 8), 9), ((1,), 2), ((), 3)]]
+    assert along(first, trials) == [trials[1]]
+    assert along(second, trials) == [trials[1], trials[0]]
 
 
 @pytest.mark.parametrize("rises", [True, False])
@@ -225,7 +235,7 @@ def test_the_other_token_moves_p_the_other_way_by_what_is_asked(rises, other_gap
         return [[Rollout((9,), told[ask.prefix](i)) for i in range(ask.n)] for ask in asks]
 
     claims = replace(CLAIMS, other_gap=other_gap)
-    (trials,) = drive([confirm([Candidate(0, 0, (), 1, rises, 2)], claims)], roll)
+    (trials,) = drive([confirm([Candidate(0, (), 1, rises, 2)], claims)], roll)
     assert (trials[0].state, trials[0].pair) == ("confirmed", pair)
     assert trials[0].before.drawn == trials[0].other.drawn <= claims.confirm_rollouts
 

@@ -164,6 +164,21 @@ def test_trajectories_spell_the_answer_and_know_p_along_it(done):
             assert point["p_low"] <= point["p"] <= point["p_high"]
 
 
+def test_a_candidate_stands_in_every_answer_that_goes_its_way(done):
+    home, _, summary = done
+    answers = lines(home / "out/trajectories.jsonl")
+    found = {(a["id"], *a["token_ids"][: p["at"] + 1]): p for a in answers for p in a["pivots"]}
+    assert len(found) == summary["candidates"]
+    shared = 0
+    for answer in answers:
+        at = {p["at"]: p for p in answer["pivots"]}
+        assert list(at) == sorted(at)
+        for i in range(len(answer["token_ids"])):
+            assert at.get(i) == found.get((answer["id"], *answer["token_ids"][: i + 1]))
+        shared += len(at)
+    assert shared >= len(found)
+
+
 class Killed(BaseException):
     pass
 

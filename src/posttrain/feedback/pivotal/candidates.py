@@ -17,7 +17,6 @@ class Candidate:
     """
 
     question: int
-    trajectory: int
     prefix: tuple[int, ...]
     token: int
     rises: bool
@@ -41,7 +40,7 @@ class Trajectory:
 def candidates_of(question: int, trajectories: Sequence[Trajectory]) -> list[Candidate]:
     """The pivots, each once, with the token that stands against each."""
     found: dict[tuple[tuple[int, ...], int], Candidate] = {}
-    for t, trajectory in enumerate(trajectories):
+    for trajectory in trajectories:
         tokens, places = trajectory.along.tokens, trajectory.along.places
         for i in trajectory.pivots:
             before, after = places[i].p, places[i + 1].p
@@ -50,7 +49,7 @@ def candidates_of(question: int, trajectories: Sequence[Trajectory]) -> list[Can
             rises = after > before
             other = _other(places[i], tokens[i], rises)
             found.setdefault(
-                (tokens[:i], tokens[i]), Candidate(question, t, tokens[:i], tokens[i], rises, other)
+                (tokens[:i], tokens[i]), Candidate(question, tokens[:i], tokens[i], rises, other)
             )
     return list(found.values())
 

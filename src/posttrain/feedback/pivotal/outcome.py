@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.common.files import atomic, write_json
+from posttrain.feedback.pivotal.candidates import Trajectory
 from posttrain.feedback.pivotal.confirm import Claims, Trial, confirm
 from posttrain.feedback.pivotal.drive import drive
 from posttrain.feedback.pivotal.roller import EngineRoller
@@ -50,16 +51,15 @@ def write(
     )
     asked = list(zip(world.questions, found, strict=True))
     _write_lines(out / "questions.jsonl", (question_line(q, f, cfg.error) for q, f in asked))
-    by_answer: dict[tuple[int, int], list[Trial]] = {}
+    of_question: dict[int, list[Trial]] = {}
     for trial in trials:
-        at = (trial.candidate.question, trial.candidate.trajectory)
-        by_answer.setdefault(at, []).append(trial)
+        of_question.setdefault(trial.candidate.question, []).append(trial)
     _write_lines(
         out / "trajectories.jsonl",
         (
-            trajectory_line(question, trajectory, by_answer.get((q, t), []), maker)
+            trajectory_line(question, trajectory, along(trajectory, of_question.get(q, ())), maker)
             for q, (question, each) in enumerate(asked)
-            for t, trajectory in enumerate(each.trajectories)
+            for trajectory in each.trajectories
         ),
     )
     ledger = world.roller.ledger
@@ -67,6 +67,18 @@ def write(
     confirmed = sum(trial.state == "confirmed" for trial in trials)
     write_json(out / "ledger.json", ledger.told(confirmed, len(pairs)))
     return len(pairs)
+
+
+def along(trajectory: Trajectory, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials of tokens that stand in an answer, in order: several answers may go the same way there."""
+    tokens = trajectory.along.tokens
+    found = [
+        trial
+        for trial in trials
+        for path in [(*trial.candidate.prefix, trial.candidate.token)]
+        if tokens[: len(path)] == path
+    ]
+    return sorted(found, key=lambda trial: len(trial.candidate.prefix))
 
 
 def reused(found: Sequence[Found]) -> int:
