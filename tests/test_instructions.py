@@ -242,6 +242,7 @@ def test_what_cannot_be_told_leaves_open_only_what_depends_on_it():
     open_one = verdict(asked, "42")
     assert open_one.parts["share"] is None
     assert open_one.parts["all"] is None
+    assert (open_one.parts["share_loose"], open_one.parts["all_loose"]) == (None, None)
     assert open_one.reason == "cannot be told: language:response_language"
     broken = verdict(asked, "4,2")
     assert broken.parts["share"] is None

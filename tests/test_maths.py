@@ -283,6 +283,7 @@ def test_any_of_several_references_will_do():
     assert verdict("#### 5", "4", "5").score == 1.0
     assert verdict("#### 6", "4", "5").score == 0.0
     assert verdict("#### 6", "4", "5 hours and 30 minutes").score is None
+    assert verdict("#### 6", "5 hours and 30 minutes", "6").score == 1.0
 
 
 def test_what_cannot_be_graded_is_no_answer():

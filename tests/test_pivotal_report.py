@@ -122,6 +122,14 @@ def test_what_became_of_the_pair_is_told(store: Path, tmp_path: Path, pair: str,
     assert re.search(rf"128 rollouts ?{told} 7 p after it 0.97", text)
 
 
+def test_a_token_has_the_p_after_the_stretch_it_is_in(store: Path):
+    write_lines(store / "trajectories.jsonl", [ANSWER | {"pivots": [ANSWER["pivots"][0] | {"at": 0}]}])
+    (view,) = pivotal_views([Artifact(store, {"kind": "pivotal", "summary": {"questions": 1}})])
+    (answer,) = view["answers"]
+    assert answer["start"]["p"] == 0.5
+    assert [t["p"] for t in answer["tokens"]] == [0.02, 0.6, 0.0, 0.0]  # after 2 tokens 0.6, after 4 none
+
+
 def test_a_search_that_found_nothing_says_so(store: Path, tmp_path: Path):
     write_lines(store / "trajectories.jsonl", [ANSWER | {"pivots": []}])
     text = " ".join(Page(build([store], tmp_path / "out").read_text("utf-8")).text.split())

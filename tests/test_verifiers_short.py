@@ -166,6 +166,7 @@ def test_what_cannot_be_graded_is_no_answer():
 
 def test_normalisation_is_squads():
     assert normalised("The quick-brown  Fox's, (a) den") == "quickbrown foxs den"
+    assert [normalised(text) for text in ("A.", "The The", "?!")] == ["a", "the the", "?!"]
 
 
 def test_both_are_found_by_name():
