@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from pivotal_world import World, p_after
 
-from posttrain.feedback.pivotal.candidates import Candidate, Trajectory
+from posttrain.feedback.pivotal.candidates import Candidate, Trajectory, candidates_of
 from posttrain.feedback.pivotal.confirm import Claims, Trial, confirm
 from posttrain.feedback.pivotal.drive import drive
 from posttrain.feedback.pivotal.outcome import along
@@ -214,6 +214,33 @@ def test_a_confirmation_by_hand():
     (trials,) = drive([confirm([Candidate(0, (7,), 1, False, 2)], CLAIMS)], roll)
     assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
     assert len(asked) == 1
+
+
+def after_seven(outcomes: dict[int, str]) -> Trajectory:
+    """The answer 7 1 9, whose second token seems pivotal; outcomes after 7, by the token that came next."""
+    along = Along((7, 1, 9))
+    for token, said in outcomes.items():
+        for one in said:
+            along.add((7,), Rollout((token, 9), one == "+"))
+    return Trajectory(along, (-1.0,) * 3, True, [1], [1, 2])
+
+
+def test_the_token_against_a_candidate_by_hand():
+    # p after 7 is 9/16, and 1 after the candidate. Token 2 failed once: (0 + 1) / (1 + 2); token 3 in six of
+    # seven: (1 + 1) / (7 + 2), which is less
+    (found,) = candidates_of(4, [after_seven({1: "++++++++", 2: "-", 3: "------+"})])
+    assert found == Candidate(4, (7,), 1, True, 3)
+    # where p falls at the token, the other one has to raise it
+    (found,) = candidates_of(0, [after_seven({1: "--------", 2: "+", 3: "++++++-"})])
+    assert (found.rises, found.other) == (False, 3)
+    # p after 7 is 1/6: of token 2, which failed three times, (0 + 1) / (3 + 2) is held possible, which is more
+    (found,) = candidates_of(0, [after_seven({1: "+--", 2: "---"})])
+    assert (found.rises, found.other) == (True, None)
+    # nothing changes, or nobody knows
+    assert candidates_of(0, [after_seven({1: "+-", 2: "+-"})]) == []
+    assert candidates_of(0, [after_seven({2: "+-"})]) == []
+    # the same token of two answers is one candidate
+    assert len(candidates_of(0, [after_seven({1: "++", 2: "-"})] * 2)) == 1
 
 
 def test_a_candidate_belongs_to_every_answer_that_goes_its_way():
