@@ -233,7 +233,7 @@ def test_the_token_against_a_candidate_by_hand():
     # where p falls at the token, the other one has to raise it
     (found,) = candidates_of(0, [after_seven({1: "--------", 2: "+", 3: "++++++-"})])
     assert (found.rises, found.other) == (False, 3)
-    # p after 7 is 1/6: of token 2, which failed three times, (0 + 1) / (3 + 2) is held possible, which is more
+    # p after 7 is 1/6, and token 2, which failed three times, counts as (0 + 1) / (3 + 2), which is more
     (found,) = candidates_of(0, [after_seven({1: "+--", 2: "---"})])
     assert (found.rises, found.other) == (True, None)
     # nothing changes, or nobody knows
