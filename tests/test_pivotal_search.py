@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -214,6 +216,48 @@ def test_a_confirmation_by_hand():
     (trials,) = drive([confirm([Candidate(0, (7,), 1, False, 2)], CLAIMS)], roll)
     assert (trials[0].state, trials[0].pair) == ("refuted", "refuted")
     assert len(asked) == 1
+
+
+def test_the_answer_that_is_searched_counts_nowhere_itself():
+    found, _ = found_by(PUBLISHED, 20, 0.05)
+    kept = [each for each in found if each.trajectories]
+    assert len(kept) > 10
+    for each in kept:
+        assert each.start.drawn == 10
+        assert each.trajectories[0].along.places[0].drawn == 9
+
+
+def searched(after: Callable[[int], bool | None]) -> Found:
+    """A question whose answers are of one token, each another one, right in every other case; `after` is what
+    comes of the i-th rollout after the one that is searched.
+    """
+    tokens = itertools.count(100)
+
+    def roll(asks):
+        return [
+            [
+                Rollout((), after(i)) if ask.prefix else Rollout((next(tokens),), i % 2 == 0, logps=(-1.0,))
+                for i in range(ask.n)
+            ]
+            for ask in asks
+        ]
+
+    (found,) = drive([search(0, RULES)], roll)
+    assert found.state == "kept"
+    return found
+
+
+def test_a_stretch_at_whose_end_nothing_can_be_judged_is_blind():
+    found = searched(lambda i: None)
+    assert (found.blind, found.undecided, found.trajectories[0].pivots) == (1, 0, [])
+
+
+def test_what_is_not_clear_in_time_goes_by_the_estimate_and_is_counted():
+    found = searched(lambda i: i % 4 != 0)  # a change of a quarter, which 64 rollouts do not make clear
+    assert (found.blind, found.undecided, found.trajectories[0].pivots) == (0, 1, [0])
+    assert [place.drawn for place in found.trajectories[0].along.places] == [63, 64]
+    found = searched(lambda i: True)
+    assert (found.undecided, found.trajectories[0].pivots) == (0, [0])
 
 
 def after_seven(outcomes: dict[int, str]) -> Trajectory:

@@ -16,6 +16,7 @@ from posttrain.common.errors import ConfigError, DataError
 from posttrain.common.step import StepContext
 from posttrain.engines.local import LocalEngine
 from posttrain.feedback.judge import Verdict
+from posttrain.feedback.pivotal.betting import interval
 from posttrain.feedback.pivotal.grading import Grading, Question
 from posttrain.feedback.pivotal.ledger import shared_tokens
 from posttrain.feedback.pivotal.roller import EngineRoller
@@ -43,7 +44,8 @@ def folder(tmp_path_factory) -> Path:
 
 def ask(name: str, text: str) -> Prompt:
     return Prompt(
-        provenance=Provenance(id=name, licence="MIT"), messages=(Message(role="user", content=text),)
+        provenance=Provenance(id=name, source="made by hand", licence="MIT"),
+        messages=(Message(role="user", content=text),),
     )
 
 
@@ -110,7 +112,12 @@ def test_pairs_are_token_exact_and_carry_their_evidence(done, folder):
         # what is claimed: p changes by more than 0.2 at the pivot
         assert max(e["change_low"], -e["change_high"]) > 0.15
         assert row.provenance.parents == (row.prompt.provenance.id,)
-        assert row.provenance.licence == "MIT"
+        assert (row.provenance.source, row.provenance.licence) == ("made by hand", "MIT")
+        assert e["between"] > 0  # in favour of what was chosen
+        for name in ("p_before", "p_chosen", "p_rejected"):
+            right = round(e[name] * e[f"{name}_n"])
+            ends = interval({1: right, 0: int(e[f"{name}_n"]) - right}, 0, 1, 0.05)
+            assert (e[f"{name}_low"], e[f"{name}_high"]) == pytest.approx(ends)
 
 
 def test_a_pair_holds_on_a_thousand_more_rollouts(done, folder):
