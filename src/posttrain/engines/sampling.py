@@ -16,7 +16,7 @@ from posttrain.engines.protocol import SamplingParams
 # Tokens whose probabilities are summed at once: first a block is drawn, then a token in it.
 _BLOCK = 256
 # Logits that are worked on at once on the CPU: the float32 copies of more would count beside the cache.
-_CHUNK = 2**19
+_CHUNK = 2**20
 # Among so many of the likeliest tokens top_p looks first; only where they do not suffice are all sorted.
 _LIKELIEST = 1024
 
