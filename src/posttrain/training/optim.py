@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from posttrain.training.schedule import OptimizerConfig
 
+TILE = 2**20  # entries
+
 
 class Optimizer:
     """Masters in float32 beside the weights the model computes with.
@@ -72,8 +74,10 @@ class Optimizer:
             assert p.grad is not None
             if master.grad is None:
                 master.grad = p.grad.float()
-            else:
-                master.grad.add_(p.grad)
+            else:  # tile by tile: adding bf16 to float32 makes a float32 copy of it first
+                tiles = (x.reshape(-1).split(TILE) for x in (master.grad, p.grad))
+                for total, part in zip(*tiles, strict=True):
+                    total.add_(part)
             p.grad = None
 
         return collect

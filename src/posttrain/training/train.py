@@ -60,7 +60,7 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Precision = "auto"
     save_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    micro_tokens: Annotated[int, Runtime(unless="by_micro_batch"), Field(gt=0)] = 2048
+    micro_tokens: Annotated[int, Runtime(unless="by_micro_batch"), Field(gt=0)] = 1536
     checkpoint_seconds: Annotated[float, Runtime(), Field(gt=0)] = 120.0
     log_every: Annotated[int, Runtime(), Field(gt=0)] = 1
     log: Annotated[tuple[Tracker, ...], Runtime()] = ()
