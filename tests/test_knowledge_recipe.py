@@ -16,7 +16,7 @@ def test_the_recipe_shrunk_runs_from_a_probe_to_its_scores(tmp_path):
     """
     from posttrain.cli import main
 
-    small = ["corpus.source.n=260", "tokenizer.vocab_size=400", "base.steps=20", "sft.steps=60",
+    small = ["corpus.source.n=400", "tokenizer.vocab_size=400", "base.steps=20", "sft.steps=60",
              "base.model.config.hidden_size=32", "base.model.config.num_hidden_layers=2",
              "sft.optimizer.lr=5e-3", "demos.source.0.n=60", "demos.source.1.n=20",
              "questions.source.0.n=30", "questions.source.1.n=10", "probe.prior=[1, 50]", "probe.n=2",

@@ -44,7 +44,7 @@ def test_every_training_of_the_road_learns_from_rows_without_the_questions_asked
     assert all("decontaminate" in " ".join(step.needs) for step in trained)
 
 
-@pytest.mark.parametrize("name", ["phi4"])
+@pytest.mark.parametrize("name", ["phi4", "hallucination"])
 def test_no_refusal_is_taught_about_a_country_that_is_asked_about_at_the_end(name: str) -> None:
     steps = {step.name: step for step in load_recipe(RECIPE.with_stem(name)).steps}
 
