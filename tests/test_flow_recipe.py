@@ -177,6 +177,11 @@ def test_parameters_fill_strings_and_keep_their_type_where_they_stand_alone() ->
         (PARAMS, ("=x",), "--set =x: write it as path.to.field=value"),
         (PARAMS, ("a.n=[",), "--set a.n=["),
         ("a: {do: make}\nb: {do: join, inputs: @a}", (), 'r.yaml:2: put references in quotes: "@step"'),
+        (
+            'a: {do: make}\nb: {do: join, inputs: "\\d"}',
+            (),
+            "r.yaml:2: found unknown escape character 'd': between",
+        ),
         (PARAMS, ("b.n=1",), "--set b.n=1: no step or parameter 'b'"),
         ("a: {do: make, text: '${x}'}", (), "r.yaml:1: no parameter 'x' (the recipe has no params: block"),
     ],

@@ -11,13 +11,13 @@ import pytest
 from report_artifacts import Best, Distance, Judged, write_artifact, write_lines
 
 from posttrain.common.files import write_json
-from posttrain.evaluation.compare import Point
+from posttrain.evaluation.compare import WILSON, Point
 from posttrain.evaluation.summary import summarise
 from posttrain.evaluation.task import Outcome
 from posttrain.evaluation.tasks import TaskUse
 from posttrain.report.collect import Artifact, collect
 from posttrain.report.families import families
-from posttrain.report.methods import SCORE, _over_runs
+from posttrain.report.methods import SCORE, _over_runs, _score_scale
 from posttrain.report.page import build
 
 SEEDS = {"ppo.s0": (0.5, 4.0), "ppo.s1": (0.6, 6.0), "ppo.s2": (0.7, 5.0)}
@@ -115,6 +115,14 @@ def test_a_seed_without_a_value_is_told():
     assert cell is not None
     assert (cell["mean"], cell["runs"]) == ("0.600", "0.500 to 0.700, 1 without a value")
     assert _over_runs([silent], SCORE, amount=True) is None
+
+
+def test_shares_are_percent_here_too():
+    task = {"label": "sums", "headline": "correct", "units": {}}
+    found = {"task": "sums", "metric": "correct", "group": "", "mean": 0.3075, "low": 0.264, "high": 0.355}
+    written = _score_scale({"estimates": [{**found, "method": f"{WILSON}, 394 clusters"}]}, task)
+    assert f"{written.number(0.3075)} {written.unit}" == "30.8 %"
+    assert _score_scale({"estimates": [{**found, "method": "t"}]}, task) == SCORE
 
 
 def test_what_each_learned_from_and_held_is_said(made: tuple[Path, dict[str, Any], str]):

@@ -255,7 +255,7 @@ def judge(
     config: CONFIG = None,
     force: FORCE = False,
 ) -> None:
-    """Let a judge score answers, and make ratings or comparisons of it."""
+    """Let a judge score answers, and make ratings or comparisons of them."""
     _run("judge", out, {"data": _several(data), "judge": _read(judge)}, config, sets, force)
 
 

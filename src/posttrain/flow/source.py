@@ -119,6 +119,9 @@ def _build(text: str, name: str, entries: dict[Place, str]) -> Any:
         line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
         if e.problem and "'@'" in e.problem:
             raise ConfigError(f'{name}{line}: put references in quotes: "@step"') from None
+        if e.problem and e.problem.startswith("found unknown escape character"):
+            hint = "between double quotes a backslash is YAML's own; put an expression between single quotes"
+            raise ConfigError(f"{name}{line}: {e.problem}: {hint}") from None
         context = f"{e.context}: " if e.context else ""
         raise ConfigError(f"{name}{line}: {context}{e.problem}") from None
     except RecursionError:

@@ -13,6 +13,7 @@ from posttrain.report.collect import Artifact, number, read_lines
 from posttrain.report.curves import method_of
 from posttrain.report.families import families, made_by
 from posttrain.report.learned_from import learned_from, models_held
+from posttrain.report.stages import column_scale
 from posttrain.report.text import Scale, duration, size
 
 KL = "kl"
@@ -47,7 +48,8 @@ def methods_table(
     found, where = _picked(summary, tasks[0], summaries)
     if found is not None:
         by_folder = {artifact.folder: artifact for artifact in artifacts}
-        rows.insert(1, _picking(found, by_folder[where], artifacts))
+        written = _score_scale(summary, tasks[0])
+        rows.insert(1, _picking(found, written, by_folder[where], artifacts))
     return {
         "score": tasks[0]["title"],
         "first": summary["models"][0]["name"],
@@ -83,13 +85,21 @@ def _row(
         "memory": size(max(peaks) * 2**20) if peaks else "–",
         "seconds": duration(sum(took) / len(took)) if took else "–",
         "each": "",
-        "score": _over_runs(scores, SCORE, _amount(task)),
+        "score": _over_runs(scores, _score_scale(summary, task), _amount(task)),
         "wins": _over_runs(wins, WON, False),
         "kl": None if kl is None else _over_runs([_points(outcomes, m, kl) for m in models], NATS, True),
     }
 
 
-def _picking(found: BestOfN, evaluation: Artifact, artifacts: Sequence[Artifact]) -> dict[str, Any]:
+def _score_scale(summary: dict[str, Any], task: dict[str, Any]) -> Scale:
+    """Shares as percent, as everywhere on the page; else three digits."""
+    written = column_scale(summary, task, task["headline"])
+    return written if written.unit == WON.unit else SCORE
+
+
+def _picking(
+    found: BestOfN, written: Scale, evaluation: Artifact, artifacts: Sequence[Artifact]
+) -> dict[str, Any]:
     """The row of best of n."""
     kl = found.estimate(f"kl@{found.n}")
     return {
@@ -98,7 +108,7 @@ def _picking(found: BestOfN, evaluation: Artifact, artifacts: Sequence[Artifact]
         "runs": 1,
         "memory": "–",
         **picked_from(found, evaluation, artifacts),
-        "score": _written(found.estimate("best"), SCORE),
+        "score": _written(found.estimate("best"), written),
         "wins": _written(found.estimate("won"), WON),
         "kl": kl and {"mean": f"≤ {NATS.number(kl['mean'])}", "ends": "", "runs": ""},
     }

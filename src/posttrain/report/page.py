@@ -58,7 +58,7 @@ def check(cfg: ReportConfig, behind: Mapping[str, Config]) -> Iterator[tuple[tup
     return mistakes_of(cfg, behind)
 
 
-STEP = Step("report", ReportConfig, run, version=5, check=check)
+STEP = Step("report", ReportConfig, run, version=6, check=check)
 
 
 def build(inputs: Sequence[str | Path], out: str | Path, title: str | None = None) -> Path:

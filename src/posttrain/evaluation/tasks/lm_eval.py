@@ -83,7 +83,7 @@ def _run(cfg: LmEval, ctx: EvalContext) -> dict[str, Any]:
         from lm_eval.tasks import TaskManager
     except ImportError as e:
         raise ConfigError(
-            f"{PREFIX}{cfg.task} needs the lm-evaluation-harness: pip install 'posttrain[lm-eval]' ({e})"
+            f"{PREFIX}{cfg.task} needs the lm-evaluation-harness: pip install lm-eval ({e})"
         ) from e
     from posttrain.models.locate import find_model
 
