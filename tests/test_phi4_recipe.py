@@ -61,3 +61,5 @@ def test_no_refusal_is_taught_about_a_country_that_is_asked_about_at_the_end(nam
     assert all(told(step)[0] == {"north"} for step in {"questions", "prompts"} & steps.keys())
     assert told("demos")[0] == {"north", "south"}  # a country that was never asked about is never named
     assert not told("demos")[1] & told("facts")[1]
+    if "others" in steps:  # SFT's own rows again
+        assert told("others")[1] <= told("demos")[1]
