@@ -299,6 +299,12 @@ def test_a_file_that_nobody_recognises_is_told_from_what_is_known(tmp_path: Path
     assert "trl-preference (prompt, chosen, rejected)" in said
 
 
+def test_the_nearest_format_goes_by_the_columns_that_are_there_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", lines({"prompt": "Say hi", "chosen": "hi"}))
+    with pytest.raises(DataError, match=r"Nearest: trl-preference \(prompt, chosen, rejected\)"):
+        list(read_rows(path))
+
+
 def test_a_format_is_decided_by_the_first_rows_not_by_the_first(tmp_path: Path) -> None:
     broken = {"prompt": "p"}
     rows, _, (entry,) = read(write(tmp_path / "d.jsonl", lines(broken, GOOD, GOOD)))

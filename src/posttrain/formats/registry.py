@@ -160,8 +160,9 @@ def _shown(columns: Sequence[Any]) -> str:
 
 
 def _likeness(shape: Sequence[str], found: Sequence[Any]) -> float:
-    """How much the columns found look like the shape: 1 where they are the same words."""
+    """How much the columns found and the shape look like each other: 1 where they are the same words."""
     if not found:
         return 0.0
-    best = [max(difflib.SequenceMatcher(None, key, str(other)).ratio() for other in found) for key in shape]
-    return sum(best) / len(shape)
+    alike = [[difflib.SequenceMatcher(None, key, str(other)).ratio() for other in found] for key in shape]
+    there, asked = [max(row) for row in alike], [max(column) for column in zip(*alike, strict=True)]
+    return (sum(there) / len(there) + sum(asked) / len(asked)) / 2
