@@ -45,7 +45,9 @@ def test_a_survey_tells_whole_unfinished_and_damaged_apart(store: Store) -> None
     folders = run(store)
     (folders["b"] / "manifest.json").write_text("{")
     (folders["c"] / "manifest.json").unlink()
-    (folders["c"] / "unfinished.json").write_text('{"key": "k", "resumed": 0}')
+    (folders["c"] / "unfinished.json").write_text(
+        '{"key": "k", "started": "2026-01-01T00:00:00", "resumed": 0}'
+    )
     found = {entry.folder: entry for entry in survey(store)}
     assert (found[folders["a"]].kind, found[folders["a"]].finished is not None) == ("make", True)
     assert (found[folders["b"]].key, found[folders["b"]].finished) == ("", None)
@@ -58,7 +60,9 @@ def test_what_another_process_makes_is_running_and_not_cut_short(store: Store) -
     (planned,) = make_plan(recipe, store)
     folder = store.folder("a", planned.key)
     folder.mkdir(parents=True)
-    (folder / "unfinished.json").write_text(json.dumps({"key": planned.key, "resumed": 0}))
+    (folder / "unfinished.json").write_text(
+        json.dumps({"key": planned.key, "started": "2026-01-01T00:00:00", "resumed": 0})
+    )
     with store.lock(planned.key, "a", print):
         (entry,) = survey(store)
         (now,) = make_plan(recipe, store)
