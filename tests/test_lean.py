@@ -99,3 +99,21 @@ def test_an_mlp_of_the_same_names_and_another_formula_is_left_alone():
     assert type(model.model.layers[0].mlp) is LlamaMLP
     assert type(model.model.layers[1].mlp).__name__ == "LlamaMLP"
     assert type(model.model.layers[1].mlp) is not type(tiny_model("llama").model.layers[1].mlp)
+
+
+def test_a_norm_with_a_gate_of_its_own_gets_it():
+    class GateRMSNorm(torch.nn.Module):
+        def forward(self, hidden, gate, scale=1.0):
+            return hidden * hidden.square().mean(-1, keepdim=True).rsqrt() * gate.sigmoid() * scale
+
+    found = []
+    for lean in (False, True):
+        module = torch.nn.Sequential(GateRMSNorm())
+        if lean:
+            keep_less(module)
+        hidden, gate = (torch.arange(1.0, 7).view(2, 3).requires_grad_() for _ in range(2))
+        out = module[0](hidden, gate, scale=2.0)
+        out.square().sum().backward()
+        found.append((out, hidden.grad, gate.grad))
+    for plain, lean in zip(*found, strict=True):
+        assert torch.equal(plain, lean)

@@ -33,8 +33,8 @@ def keep_less(hf: nn.Module) -> None:
 
 @cache
 def _norm(kind: Any) -> type[nn.Module]:
-    def forward(self: Any, hidden: Tensor) -> Tensor:
-        return _made_again(lambda given: kind.forward(self, given), hidden)
+    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return _made_again(lambda given: kind.forward(self, given, *args, **kwargs), hidden)
 
     return type(kind.__name__, (kind,), {"forward": forward})
 
