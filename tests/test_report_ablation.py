@@ -395,14 +395,3 @@ def test_two_uses_of_one_task_are_told_apart_by_their_labels(tmp_path: Path) -> 
     html = words(report(made, tmp_path / "out", True))
     assert "Better on what was told +100" in html
     assert "Worse on what it knew −100" in html
-
-
-def test_the_whiskers_stand_at_the_ends_of_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.report import evolution as module
-
-    drawn = []
-    monkeypatch.setattr(module, "_whisker", lambda axes, y, low, high: drawn.append((low, high)))
-    share = {"mean": 0.5, "low": 0.4, "high": 0.7}
-    wrong = {"mean": 0.25, "low": 0.2, "high": 0.35}
-    module.draw_shares([{"model": "m", "shares": [share, {"mean": 0.25}, wrong]}], "p", wide=True)
-    assert drawn == [(0.4, 0.7), (pytest.approx(0.65), pytest.approx(0.8))]
